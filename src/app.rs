@@ -1,0 +1,201 @@
+//! The only file that knows every room: opens, wires, mounts, starts and stops them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::journal::{self, Journal};
+use crate::outlet::feed::Feeds;
+use crate::outlet::graphql;
+use crate::outlet::webhook::{self, Webhooks};
+use crate::runtime::{Backoff, Clock, Tasks};
+use crate::source;
+use crate::web::auth::Auth;
+use crate::web::outgoing::Outgoing;
+use crate::web::problem::Problem;
+use crate::web::{self, Site, html, negotiate, openapi};
+
+/// How long a stop waits for calls in flight and last checkpoints.
+const DRAIN: Duration = Duration::from_millis(1_500);
+/// How long it waits for the database after that. Nothing is lost by leaving earlier.
+const CLOSE: Duration = Duration::from_millis(300);
+
+/// What the command line decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Serve everybody on a public address.
+    pub insecure: bool,
+}
+
+/// A gateway that runs.
+pub struct Gateway {
+    address: SocketAddr,
+    site: Site,
+    journal: Journal,
+    tasks: Tasks,
+    _lock: journal::Lock,
+}
+
+impl Gateway {
+    /// Binds the port, opens the journal (waiting for a database that can't be reached), starts all rooms.
+    ///
+    /// # Errors
+    /// What the operator must mend: a configuration, an address in use, a journal that is served already.
+    pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
+        let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
+        source::check_names(&config.sources).map_err(anyhow::Error::msg)?;
+        let outgoing = Outgoing::new(&config.webhooks.allow).map_err(anyhow::Error::msg)?;
+        let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
+        let address = listener.local_addr()?;
+        let site = Site::new(&config.server, address).map_err(anyhow::Error::msg)?;
+        let (clock, tasks) = (Clock::system(), Tasks::default());
+        let journal = open_journal(&config.journal, &clock, &tasks).await?;
+        let lock = journal.lock().await?;
+
+        let feeds =
+            Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open()).map_err(anyhow::Error::msg)?;
+        let visibility = {
+            let auth = auth.clone();
+            move |owner: &str| auth.visibility(owner)
+        };
+        let webhooks =
+            Webhooks::open(&config.webhooks, &config.journal.url, journal.clone(), outgoing, &site, clock, visibility)
+                .await?;
+        feeds.run(&tasks);
+        webhooks.clone().run(&tasks);
+        let catalogue = Arc::new(config.catalogue());
+        let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
+        let statuses = config.sources.into_iter().map(start).collect();
+        let guarded = Router::new()
+            .merge(feeds.router())
+            .merge(graphql::router(journal.clone(), config.graphql))
+            .merge(webhook::router(webhooks))
+            .merge(source::router(journal.clone(), statuses, clock, &site.public_url));
+        let router = web::front(open_routes(&journal, &site), guarded, auth, site.clone());
+        let stopping = tasks.stopping();
+        tasks.spawn("http", async move {
+            let stopped = async move { stopping.cancelled().await };
+            if let Err(cause) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+                warn!(%cause, "the HTTP server ended");
+            }
+        });
+        info!(server.url = %site.public_url, journal.id = journal.id(), "serving {} on {address}", site.public_url);
+        Ok(Self { address, site, journal, tasks, _lock: lock })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How the outside reaches it.
+    pub fn public_url(&self) -> &str {
+        &self.site.public_url
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Stops within two seconds: calls in flight end, cursors are written. Returns whether a task had crashed.
+    pub async fn stop(self) -> bool {
+        self.tasks.drain(DRAIN).await;
+        let _ = tokio::time::timeout(CLOSE, self.journal.close()).await;
+        self.tasks.crashed()
+    }
+}
+
+async fn bind(listen: SocketAddr, is_open: bool) -> anyhow::Result<TcpListener> {
+    if is_open && !listen.ip().is_loopback() {
+        bail!(
+            "`server.listen` = {listen} is a public address and no [[client]] is configured: everybody could read \
+             everything. Make a token with `postern token NAME`, listen on 127.0.0.1, or pass --insecure"
+        );
+    }
+    TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("can't listen on {listen}; is another program there? See `server.listen`"))
+}
+
+async fn open_journal(config: &journal::Config, clock: &Clock, tasks: &Tasks) -> anyhow::Result<Journal> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    loop {
+        match Journal::open(config, clock, tasks).await {
+            Ok(journal) => return Ok(journal),
+            Err(cause) if cause.is_transient() && !config.url.starts_with("sqlite:") => {
+                let wait = backoff.next_wait();
+                let url = journal::redacted(&config.url);
+                warn!(journal.url = %url, %cause, "can't reach the journal at {url}, will retry in {}s", wait.as_secs());
+                tokio::time::sleep(wait).await;
+            }
+            Err(cause) => {
+                return Err(cause)
+                    .with_context(|| format!("can't open the journal {}", journal::redacted(&config.url)));
+            }
+        }
+    }
+}
+
+fn open_routes(journal: &Journal, site: &Site) -> Router {
+    let document = openapi::document(&site.public_url);
+    let site = site.clone();
+    Router::new()
+        .route("/", get(move |headers: HeaderMap| async move { index(&site, &headers) }))
+        .route("/style.css", get(html::style))
+        .route("/healthz", get(|| async { Json(json!({ "status": "alive" })) }))
+        .route("/readyz", get(ready))
+        .route(
+            "/openapi.json",
+            get(|| async { ([(header::CONTENT_TYPE, "application/openapi+json;version=3.1")], document) }),
+        )
+        .with_state(journal.clone())
+}
+
+/// `GET /readyz`
+async fn ready(State(journal): State<Journal>) -> Result<Response, Problem> {
+    let head = journal.head().await?;
+    Ok(Json(json!({ "status": "ready", "journal": { "id": journal.id(), "position": head.position } })).into_response())
+}
+
+/// `GET /`
+fn index(site: &Site, headers: &HeaderMap) -> Response {
+    let url = &site.public_url;
+    let doors = [
+        ("feeds", format!("{url}/feeds"), "event feeds, Atom"),
+        ("feed", format!("{url}/feeds/all.atom"), "the feed of all events"),
+        ("graphql", format!("{url}/graphql"), "GraphQL: just the attributes you ask for"),
+        ("webhooks", format!("{url}/webhooks"), "signed calls to your URL"),
+        ("sources", format!("{url}/sources"), "how the sources are doing"),
+        ("openapi", format!("{url}/openapi.json"), "the description of all of it"),
+        ("health", format!("{url}/healthz"), "whether the process lives"),
+        ("readiness", format!("{url}/readyz"), "whether it can answer"),
+    ];
+    if negotiate::accept(headers, &["application/json", "text/html"]) == Some("text/html") {
+        let rows = doors.map(|(_, url, what)| {
+            format!("<tr><td><a href=\"{0}\">{0}</a></td><td>{what}</td></tr>", html::escape(&url))
+        });
+        return html::page("Postern", &format!("<table>{}</table>", rows.concat()));
+    }
+    let links: serde_json::Map<String, serde_json::Value> =
+        doors.into_iter().map(|(name, url, _)| (name.to_owned(), url.into())).collect();
+    (
+        [(header::VARY, "accept")],
+        Json(json!({ "name": "Postern", "version": env!("CARGO_PKG_VERSION"), "links": links })),
+    )
+        .into_response()
+}

@@ -1,0 +1,92 @@
+//! The command line, one file a command. Exit codes: 0, 1 for a fault that was found, 2 for wrong usage.
+
+mod check;
+mod demo;
+mod openapi;
+mod schema;
+mod serve;
+mod token;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// A legacy-integration gateway: domain events from the event stores you have, out as an Atom feed, through GraphQL and
+/// as signed webhooks.
+#[derive(Parser)]
+#[command(name = "postern", version, about, after_help = "Start here: postern demo")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A cart service writing its event store, the gateway on it, and a receiver that verifies each webhook call.
+    #[command(after_help = "Example: postern demo --listen 127.0.0.1:9000 --rate 20")]
+    Demo(demo::Arguments),
+    /// Runs the gateway.
+    #[command(after_help = "Example: POSTERN_SERVER__LISTEN=127.0.0.1:9000 postern serve --config postern.toml")]
+    Serve(serve::Arguments),
+    /// Validates the configuration, connects, maps the first rows of each source, says what would be published.
+    #[command(after_help = "Example: postern check --config postern.toml && echo fine")]
+    Check(ConfigArgument),
+    /// Prints the GraphQL schema.
+    #[command(after_help = "Example: postern schema > schema.graphql")]
+    Schema(ConfigArgument),
+    /// Prints the OpenAPI 3.1 document.
+    #[command(after_help = "Example: postern openapi > openapi.json")]
+    Openapi(ConfigArgument),
+    /// Makes a token for a client; prints it once, and the hash for the configuration.
+    #[command(after_help = "Example: postern token erp")]
+    Token(token::Arguments),
+}
+
+#[derive(clap::Args)]
+struct ConfigArgument {
+    /// The configuration file.
+    #[arg(long, default_value = "postern.toml")]
+    config: PathBuf,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            eprintln!("error: can't start: {cause}");
+            return ExitCode::from(1);
+        }
+    };
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Check(arguments) => check::run(arguments).await,
+            Command::Schema(_) => schema::run(),
+            Command::Openapi(arguments) => openapi::run(arguments),
+            Command::Token(arguments) => token::run(&arguments),
+        }
+    });
+    // A look-up or a file that hangs must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match result {
+        Ok(code) => code,
+        Err(cause) => {
+            eprintln!("error: {cause:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Config, crate::config::Error> {
+    // Names and values that are not Unicode can't be ours.
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Config::load(path, &environment)
+}

@@ -1,0 +1,16 @@
+//! `postern openapi`: the OpenAPI document, with the `public_url` of the configuration if there is one.
+
+use std::process::ExitCode;
+
+use crate::config::{Config, Error};
+use crate::web::{self, openapi};
+
+pub fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
+    let config = match super::load(&arguments.config) {
+        Err(Error::Missing(_)) => Config::default(),
+        other => other?,
+    };
+    let site = web::Site::new(&config.server, config.server.listen).map_err(anyhow::Error::msg)?;
+    println!("{}", openapi::document(&site.public_url));
+    Ok(ExitCode::SUCCESS)
+}

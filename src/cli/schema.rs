@@ -1,0 +1,10 @@
+//! `postern schema`: the GraphQL SDL.
+
+use std::process::ExitCode;
+
+use crate::outlet::graphql;
+
+pub fn run() -> anyhow::Result<ExitCode> {
+    print!("{}", graphql::sdl());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,175 @@
+//! Which events: the one filter of feeds, webhooks, GraphQL, ad-hoc query parameters and visibility.
+//!
+//! A [`Filter`] is what a user writes; a [`Selection`] is what a reader asks for: a filter and the
+//! caller's visibility together. Both work on rows (as SQL, in `journal`) and on events in memory.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// Most patterns that one list of a filter may hold.
+const PATTERNS_MAX: usize = 200;
+/// The source of our own operational events: matched only where a filter names it.
+pub const OWN_SOURCE: &str = "postern";
+
+/// Lists are alternatives, the four of them must all hold; an empty list means "any".
+/// A pattern is an exact text, or a prefix if it ends with `*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Filter {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", alias = "aggregate_types")]
+    pub aggregate_types: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", alias = "aggregate_ids")]
+    pub aggregate_ids: Vec<String>,
+}
+
+/// A filter that can't be used, and why.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("`{list}` holds more than {PATTERNS_MAX} patterns")]
+    TooMany { list: &'static str },
+    #[error("`{list}` holds `{pattern}`: give a text, or a prefix that ends with one `*`")]
+    Pattern { list: &'static str, pattern: String },
+}
+
+impl Filter {
+    /// Checks what a user wrote.
+    ///
+    /// # Errors
+    /// A list that is too long, or a pattern that is empty, too long or has a `*` before its end.
+    pub fn check(&self) -> Result<(), Error> {
+        for (list, patterns) in self.lists() {
+            if patterns.len() > PATTERNS_MAX {
+                return Err(Error::TooMany { list });
+            }
+            for pattern in patterns {
+                let body = pattern.strip_suffix('*').unwrap_or(pattern);
+                let usable = !pattern.is_empty() && pattern.len() <= crate::event::NAME_BYTES_MAX;
+                if !usable || body.contains('*') || body.contains('\0') {
+                    return Err(Error::Pattern { list, pattern: pattern.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The lists with the names of the columns that they speak of, in a fixed order.
+    pub fn lists(&self) -> [(&'static str, &[String]); 4] {
+        [
+            ("types", &self.types),
+            ("sources", &self.sources),
+            ("aggregateTypes", &self.aggregate_types),
+            ("aggregateIds", &self.aggregate_ids),
+        ]
+    }
+
+    /// Whether the filter lets the event through.
+    pub fn matches(&self, event: &Event) -> bool {
+        any(&self.types, &event.r#type)
+            && any(&self.sources, &event.source)
+            && any(&self.aggregate_types, &event.aggregate_type)
+            && any(&self.aggregate_ids, &event.aggregate_id)
+    }
+
+    fn names_own_source(&self) -> bool {
+        self.sources.iter().any(|pattern| matches_pattern(pattern, OWN_SOURCE))
+    }
+}
+
+fn any(patterns: &[String], text: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| matches_pattern(pattern, text))
+}
+
+fn matches_pattern(pattern: &str, text: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => text.starts_with(prefix),
+        None => text == pattern,
+    }
+}
+
+/// What a reader asks for: every filter must hold. Made so that a caller's visibility can't be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Selection {
+    filters: Vec<Filter>,
+}
+
+impl Selection {
+    /// Everything that this visibility shows.
+    pub fn visible(visibility: &Filter) -> Self {
+        Self { filters: vec![visibility.clone()] }
+    }
+
+    /// The same, narrowed by one more filter.
+    #[must_use]
+    pub fn and(&self, filter: &Filter) -> Self {
+        let mut filters = self.filters.clone();
+        if *filter != Filter::default() {
+            filters.push(filter.clone());
+        }
+        Self { filters }
+    }
+
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+
+    /// Our own operational events are left out unless one of the filters names their source.
+    pub fn excludes_own_source(&self) -> bool {
+        !self.filters.iter().any(Filter::names_own_source)
+    }
+
+    pub fn matches(&self, event: &Event) -> bool {
+        if event.source == OWN_SOURCE && self.excludes_own_source() {
+            return false;
+        }
+        self.filters.iter().all(|filter| filter.matches(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Micros;
+
+    fn event(r#type: &str, source: &str) -> Event {
+        Event {
+            id: "x".into(),
+            source: source.into(),
+            r#type: r#type.into(),
+            aggregate_type: "Cart".into(),
+            aggregate_id: "1".into(),
+            aggregate_version: None,
+            occurred_at: Micros(0),
+            data: "{}".into(),
+            metadata: None,
+        }
+    }
+
+    #[test]
+    fn lists_are_alternatives_and_all_lists_hold() {
+        let filter =
+            Filter { types: vec!["Order*".into(), "Paid".into()], sources: vec!["shop".into()], ..Filter::default() };
+        assert!(filter.matches(&event("OrderPlaced", "shop")));
+        assert!(filter.matches(&event("Paid", "shop")));
+        assert!(!filter.matches(&event("PaidBack", "shop")));
+        assert!(!filter.matches(&event("OrderPlaced", "other")));
+    }
+
+    #[test]
+    fn our_own_events_must_be_named() {
+        let everything = Selection::visible(&Filter::default());
+        assert!(!everything.matches(&event("postern.webhook.created", OWN_SOURCE)));
+        let named = everything.and(&Filter { sources: vec![OWN_SOURCE.into()], ..Filter::default() });
+        assert!(named.matches(&event("postern.webhook.created", OWN_SOURCE)));
+    }
+
+    #[test]
+    fn a_star_before_the_end_is_refused() {
+        let filter = Filter { types: vec!["a*b".into()], ..Filter::default() };
+        assert!(matches!(filter.check(), Err(Error::Pattern { list: "types", .. })));
+    }
+}

@@ -1,0 +1,136 @@
+//! One SQL text, two engines. Everything that differs between SQLite and PostgreSQL stands in this file.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Postgres, Sqlite, Transaction};
+
+use super::Error;
+
+/// Readers beside the one writer. Each holds a page of rows at most.
+const READERS_MAX: u32 = 8;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a statement waits for another process's lock on the SQLite file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The database of the journal.
+#[derive(Clone, Debug)]
+pub(super) enum Db {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// A write transaction.
+pub(super) enum Conn {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+/// Runs the body with the pool of either engine; the body is compiled for both.
+macro_rules! with_pool {
+    ($db:expr, $pool:ident => $body:expr) => {
+        match $db {
+            $crate::journal::db::Db::Sqlite($pool) => $body,
+            $crate::journal::db::Db::Postgres($pool) => $body,
+        }
+    };
+}
+
+/// Runs the body with the connection of either engine's transaction; the body is compiled for both.
+macro_rules! with_conn {
+    ($conn:expr, $c:ident => $body:expr) => {
+        match $conn {
+            $crate::journal::db::Conn::Sqlite(transaction) => {
+                let $c = &mut **transaction;
+                $body
+            }
+            $crate::journal::db::Conn::Postgres(transaction) => {
+                let $c = &mut **transaction;
+                $body
+            }
+        }
+    };
+}
+
+pub(super) use {with_conn, with_pool};
+
+/// The head row, locked until the transaction ends, and the database's clock in microseconds.
+pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, \
+     cast(unixepoch('subsec') * 1000000 as integer) as now from journal where singleton = 1";
+pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, \
+     (extract(epoch from clock_timestamp()) * 1000000)::bigint as now from journal where singleton = 1 for update";
+
+impl Db {
+    /// Connects to `sqlite://path` (made if missing) or `postgres://…`, and brings the schema up to date.
+    pub(super) async fn open(url: &str) -> Result<Self, Error> {
+        let db = if let Some(path) = sqlite_path(url) {
+            let options = SqliteConnectOptions::new()
+                .filename(path)
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                // Full: a commit that was answered survives a power cut, not only a crash.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(BUSY_TIMEOUT)
+                .statement_cache_capacity(200);
+            let pool = SqlitePoolOptions::new().max_connections(READERS_MAX + 1).acquire_timeout(CONNECT_TIMEOUT);
+            Self::Sqlite(pool.connect_with(options).await?)
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let options = PgConnectOptions::from_str(url)?.application_name("postern");
+            let pool = PgPoolOptions::new().max_connections(READERS_MAX + 1).acquire_timeout(CONNECT_TIMEOUT);
+            Self::Postgres(pool.connect_with(options).await?)
+        } else {
+            return Err(Error::Url);
+        };
+        let migrator = sqlx::migrate!("./migrations");
+        with_pool!(&db, pool => migrator.run(pool).await?);
+        Ok(db)
+    }
+
+    /// A write transaction: SQLite takes its write lock at once, so that it never has to give up half-way.
+    pub(super) async fn begin(&self) -> Result<Conn, sqlx::Error> {
+        match self {
+            Self::Sqlite(pool) => Ok(Conn::Sqlite(pool.begin_with("begin immediate").await?)),
+            Self::Postgres(pool) => Ok(Conn::Postgres(pool.begin().await?)),
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        with_pool!(self, pool => pool.close().await);
+    }
+}
+
+impl Conn {
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(transaction) => transaction.commit().await,
+            Self::Postgres(transaction) => transaction.commit().await,
+        }
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(transaction) => transaction.rollback().await,
+            Self::Postgres(transaction) => transaction.rollback().await,
+        }
+    }
+}
+
+/// The file of a `sqlite://` URL.
+pub(super) fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"))?;
+    Some(PathBuf::from(path.split('?').next().unwrap_or(path)))
+}
+
+/// Keeps a second `serve` away from the same SQLite journal, for as long as it lives.
+pub(super) fn lock_file(path: &Path) -> Result<std::fs::File, Error> {
+    let lock = path.with_extension("lock");
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::InUse { what: path.display().to_string() }),
+        Err(std::fs::TryLockError::Error(cause)) => Err(cause.into()),
+    }
+}

@@ -1,0 +1,334 @@
+//! Reading the journal: pages by position, single events by id, and where a cursor, an id or a time stands.
+
+use std::fmt::Write as _;
+
+use sqlx::AssertSqlSafe;
+
+use super::db::with_pool;
+use super::{Error, Head, Journal};
+use crate::event::{Cursor, Entry, Event, Micros, event_id_of_atom_id, is_uuid};
+use crate::filter::{Filter, OWN_SOURCE, Selection};
+
+/// Longest text that can be a cursor or an id; longer ones are not looked up.
+const AFTER_BYTES_MAX: usize = 512;
+
+/// Which stretch of the journal, and from which end.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// Exclusive.
+    pub after: i64,
+    /// Inclusive; nothing means the head.
+    pub through: Option<i64>,
+    pub order: Order,
+}
+
+impl Range {
+    /// Everything after a position, oldest first.
+    pub fn after(position: i64) -> Self {
+        Self { after: position, through: None, order: Order::Ascending }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+}
+
+/// Whether `data` and `metadata` are read; without, `data` is `null`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    With,
+    Without,
+}
+
+/// A stretch of the journal as one reader sees it.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub entries: Vec<Entry>,
+    /// Ascending: everything up to here was looked at. Descending: everything above here was.
+    pub covered: i64,
+    /// More entries of the range match.
+    pub more: bool,
+    /// The head that the page was read under.
+    pub head: Head,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    position: i64,
+    event_id: String,
+    source: String,
+    r#type: String,
+    aggregate_type: String,
+    aggregate_id: String,
+    aggregate_version: Option<i64>,
+    occurred_at: i64,
+    recorded_at: i64,
+    feed_time: i64,
+    late: bool,
+    erased_at: Option<i64>,
+    summary: String,
+    data: Option<String>,
+    metadata: Option<String>,
+}
+
+impl From<Row> for Entry {
+    fn from(row: Row) -> Self {
+        let event = Event {
+            id: row.event_id,
+            source: row.source,
+            r#type: row.r#type,
+            aggregate_type: row.aggregate_type,
+            aggregate_id: row.aggregate_id,
+            aggregate_version: row.aggregate_version,
+            occurred_at: Micros(row.occurred_at),
+            data: row.data.unwrap_or_else(|| "null".to_owned()),
+            metadata: row.metadata,
+        };
+        Self {
+            position: row.position,
+            event,
+            recorded_at: Micros(row.recorded_at),
+            feed_time: Micros(row.feed_time),
+            late: row.late,
+            erased_at: row.erased_at.map(Micros),
+            summary: row.summary,
+        }
+    }
+}
+
+fn columns(payload: Payload) -> &'static str {
+    match payload {
+        Payload::With => {
+            "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
+             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.summary, e.data, e.metadata"
+        }
+        Payload::Without => {
+            "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
+             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.summary, \
+             cast(null as text) as data, cast(null as text) as metadata"
+        }
+    }
+}
+
+impl Journal {
+    /// The entries of a range that the selection lets through, at most `limit`, each position once and in order.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn read(
+        &self,
+        selection: &Selection,
+        range: Range,
+        limit: usize,
+        payload: Payload,
+    ) -> Result<Page, Error> {
+        let head = self.head().await?;
+        let through = range.through.unwrap_or(head.position).min(head.position);
+        let direction = if range.order == Order::Ascending { "asc" } else { "desc" };
+        let condition = Condition::of(selection, 4);
+        let sql = format!(
+            "select {} from entries e where e.position > $1 and e.position <= $2{} order by e.position {direction} limit $3",
+            columns(payload),
+            condition.text
+        );
+        // One more than asked for tells whether there are more.
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1).saturating_add(1);
+        let mut entries: Vec<Entry> = if through <= range.after {
+            Vec::new()
+        } else {
+            with_pool!(self.db(), pool => {
+                let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(rows);
+                for text in &condition.binds {
+                    query = query.bind(text.as_str());
+                }
+                query.fetch_all(pool).await?.into_iter().map(|row: Row| row.into()).collect()
+            })
+        };
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let covered = match (range.order, more, entries.last()) {
+            (Order::Ascending, true, Some(last)) => last.position,
+            (Order::Ascending, ..) => through.max(range.after),
+            (Order::Descending, true, Some(last)) => last.position - 1,
+            (Order::Descending, ..) => range.after,
+        };
+        Ok(Page { entries, covered, more, head })
+    }
+
+    /// The visible ones among the events with these public ids, in no particular order.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn by_ids(&self, selection: &Selection, ids: &[String], payload: Payload) -> Result<Vec<Entry>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+        let condition = Condition::of(selection, ids.len() + 1);
+        let sql = format!(
+            "select {} from inbox i join entries e on e.position = i.position where i.event_id in ({}){}",
+            columns(payload),
+            binds.join(", "),
+            condition.text
+        );
+        let ids: Vec<String> = ids.iter().map(|id| normal_id(id)).collect();
+        Ok(with_pool!(self.db(), pool => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql));
+            for text in ids.iter().chain(&condition.binds) {
+                query = query.bind(text.as_str());
+            }
+            query.fetch_all(pool).await?.into_iter().map(|row: Row| row.into()).collect()
+        }))
+    }
+
+    /// The version that the newest visible event of an aggregate carries; nothing for an unknown aggregate.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn latest_version(
+        &self,
+        selection: &Selection,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> Result<Option<Option<i64>>, Error> {
+        let condition = Condition::of(selection, 3);
+        let sql = format!(
+            "select e.aggregate_version from entries e where e.aggregate_type = $1 and e.aggregate_id = $2{} \
+             order by e.position desc limit 1",
+            condition.text
+        );
+        Ok(with_pool!(self.db(), pool => {
+            let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(aggregate_type).bind(aggregate_id);
+            for text in &condition.binds {
+                query = query.bind(text.as_str());
+            }
+            query.fetch_optional(pool).await?
+        }))
+    }
+
+    /// The position that a text names: a cursor, an event id, an Atom id or a bare position. 0 is the beginning.
+    /// An event that the selection hides is answered exactly like an unknown one.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], [`Error::UnknownPosition`] (also for a position beyond the head), [`Error::Expired`].
+    pub async fn locate(&self, selection: &Selection, after: &str) -> Result<i64, Error> {
+        if after.is_empty() || after.len() > AFTER_BYTES_MAX || after.chars().any(char::is_control) {
+            return Err(Error::Malformed { text: after.chars().filter(|c| !c.is_control()).take(80).collect() });
+        }
+        let unknown = || Error::UnknownPosition { text: after.to_owned() };
+        let head = self.head().await?;
+        let position = if let Some(cursor) = Cursor::parse(after) {
+            self.position_of_cursor(&cursor, &head).await?
+        } else if after.bytes().all(|b| b.is_ascii_digit()) {
+            after.parse().map_err(|_| unknown())?
+        } else {
+            let id = event_id_of_atom_id(after).unwrap_or_else(|| after.to_owned());
+            let found = self.by_ids(selection, &[id], Payload::Without).await?;
+            found.first().map(|entry| entry.position).ok_or_else(unknown)?
+        };
+        if position > head.position {
+            return Err(unknown());
+        }
+        if position < head.oldest - 1 {
+            return Err(self.expired(after, &head));
+        }
+        Ok(position)
+    }
+
+    async fn position_of_cursor(&self, cursor: &Cursor, head: &Head) -> Result<i64, Error> {
+        if cursor.journal_id == self.id() {
+            return Ok(cursor.position);
+        }
+        let sql = "select last_position from incarnations where id = $1";
+        let last: Option<i64> = with_pool!(self.db(), pool => sqlx::query_scalar(sql)
+            .bind(cursor.journal_id.as_str()).fetch_optional(pool).await?);
+        match last {
+            Some(last) if cursor.position <= last => Ok(cursor.position),
+            _ => Err(self.expired(&cursor.to_string(), head)),
+        }
+    }
+
+    fn expired(&self, text: &str, head: &Head) -> Error {
+        let oldest = Cursor::new(self.id(), head.oldest - 1);
+        Error::Expired { text: text.to_owned(), oldest: oldest.to_string() }
+    }
+
+    /// The last position whose feed time lies before `time`: reading after it misses nothing dated `time` or later.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn before_time(&self, time: Micros) -> Result<i64, Error> {
+        self.search("select feed_time from entries where position = $1", time).await
+    }
+
+    /// The last position that was recorded before `time`.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn before_recorded(&self, time: Micros) -> Result<i64, Error> {
+        self.search("select recorded_at from entries where position = $1", time).await
+    }
+
+    /// Binary search: both times never decrease along the journal, and positions have no gaps.
+    async fn search(&self, sql: &'static str, time: Micros) -> Result<i64, Error> {
+        let head = self.head().await?;
+        let (mut before, mut from) = (head.oldest - 1, head.position + 1);
+        while from - before > 1 {
+            let middle = before + (from - before) / 2;
+            let at: Option<i64> =
+                with_pool!(self.db(), pool => sqlx::query_scalar(sql).bind(middle).fetch_optional(pool).await?);
+            // A row that is missing was purged in this moment: it lies before everything that is left.
+            if at.is_none_or(|at| at < time.0) { before = middle } else { from = middle }
+        }
+        Ok(before)
+    }
+}
+
+fn normal_id(id: &str) -> String {
+    if is_uuid(id) { id.to_ascii_lowercase() } else { id.to_owned() }
+}
+
+/// A selection as SQL: ` and …` over the alias `e`, with its binds.
+pub(super) struct Condition {
+    pub(super) text: String,
+    pub(super) binds: Vec<String>,
+}
+
+impl Condition {
+    /// The binds are numbered from `first`.
+    pub(super) fn of(selection: &Selection, first: usize) -> Self {
+        let mut condition = Self { text: String::new(), binds: Vec::new() };
+        if selection.excludes_own_source() {
+            let _ = write!(condition.text, " and e.source <> '{OWN_SOURCE}'");
+        }
+        for filter in selection.filters() {
+            condition.add(filter, first);
+        }
+        condition
+    }
+
+    fn add(&mut self, filter: &Filter, first: usize) {
+        let columns = ["e.type", "e.source", "e.aggregate_type", "e.aggregate_id"];
+        for (column, (_, patterns)) in columns.into_iter().zip(filter.lists()) {
+            if patterns.is_empty() {
+                continue;
+            }
+            let tests: Vec<String> = patterns
+                .iter()
+                .map(|pattern| {
+                    let bind = first + self.binds.len();
+                    let prefix = pattern.strip_suffix('*');
+                    self.binds.push(prefix.unwrap_or(pattern).to_owned());
+                    match prefix {
+                        // Not `like`: SQLite's ignores case.
+                        Some(prefix) => format!("substr({column}, 1, {}) = ${bind}", prefix.chars().count()),
+                        None => format!("{column} = ${bind}"),
+                    }
+                })
+                .collect();
+            let _ = write!(self.text, " and ({})", tests.join(" or "));
+        }
+    }
+}

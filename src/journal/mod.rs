@@ -1,0 +1,226 @@
+//! The hall: one ordered, gap-free log of the events that may leave, and what readers keep about it.
+//!
+//! All SQL of our own tables stands in this folder, one text for both engines. Rooms read through
+//! [`Journal::read`] and its neighbours, always with a [`Selection`](crate::filter::Selection), and write through
+//! one writer that groups what waits into one transaction (`writer`).
+
+mod db;
+pub mod deliveries;
+mod entries;
+mod pages;
+mod sources;
+pub mod webhooks;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::event::Micros;
+use crate::runtime::{Bell, Clock, Tasks, random_hex};
+use db::{Db, with_pool};
+
+pub use entries::{Order, Page, Payload, Range};
+pub use pages::{Border, View};
+pub use sources::{QuarantinedRow, SourceRow};
+pub use writer::{Append, Appended, Arrival, Quarantined};
+
+/// `[journal]` of the configuration.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `sqlite://path`, or `postgres://…`.
+    pub url: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { url: "sqlite://postern.db".to_owned() }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("url", &redacted(&self.url)).finish()
+    }
+}
+
+/// A database URL that may be shown: without its password.
+pub fn redacted(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            let _ = parsed.set_password(Some("***"));
+            parsed.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// What can go wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`journal.url` must start with sqlite:// or postgres://")]
+    Url,
+    #[error("another gateway already serves the journal {what}; stop it first, or give this one a journal of its own")]
+    InUse { what: String },
+    #[error("`{text}` is no event id, cursor or position")]
+    Malformed { text: String },
+    #[error("no event, cursor or position `{text}` in this journal")]
+    UnknownPosition { text: String },
+    #[error("`{text}` lies before what this journal still keeps; the oldest cursor is {oldest}")]
+    Expired { text: String, oldest: String },
+    #[error("the webhook changed at the same time; read it again")]
+    Stale,
+    #[error("journal database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("journal schema: {0}")]
+    Schema(#[from] sqlx::migrate::MigrateError),
+    #[error("journal file: {0}")]
+    File(#[from] std::io::Error),
+    #[error("the journal is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_)) => true,
+            Self::Database(sqlx::Error::Database(cause)) => cause.code().is_some_and(|code| {
+                // SQLite: busy, locked, full, io. PostgreSQL: connection, rollback, resources, operator, system.
+                matches!(code.as_ref(), "5" | "6" | "10" | "13" | "261" | "517")
+                    || ["08", "40", "53", "57", "58"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+            }),
+            _ => false,
+        }
+    }
+}
+
+/// Where the journal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Head {
+    pub position: i64,
+    #[sqlx(try_from = "i64")]
+    pub recorded_at: Micros,
+    #[sqlx(try_from = "i64")]
+    pub feed_time: Micros,
+    /// The oldest position that is still readable.
+    pub oldest: i64,
+}
+
+impl From<i64> for Micros {
+    fn from(micros: i64) -> Self {
+        Self(micros)
+    }
+}
+
+/// The journal. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    id: String,
+    created_at: Micros,
+    bell: Bell,
+    writer: writer::Writer,
+    where_it_is: String,
+}
+
+/// Held by the one `serve` of a journal; others are refused until it is dropped or the process ends.
+pub enum Lock {
+    File { _file: std::fs::File },
+    Session { _connection: Box<sqlx::pool::PoolConnection<sqlx::Postgres>> },
+}
+
+impl Journal {
+    /// Opens the journal, creating it and bringing its schema up to date, and starts its writer.
+    ///
+    /// # Errors
+    /// A URL that names no engine, a database that can't be reached or has another schema.
+    pub async fn open(config: &Config, clock: &Clock, tasks: &Tasks) -> Result<Self, Error> {
+        let db = Db::open(&config.url).await?;
+        // Both times start at the beginning of time: history that is journaled later keeps its own dates.
+        let created = "insert into journal (singleton, id, created_at, position, recorded_at, feed_time, oldest) \
+                       values (1, $1, $2, 0, 0, -62135596800000000, 1) on conflict do nothing";
+        let now = clock.now_micros();
+        with_pool!(&db, pool => sqlx::query(created).bind(random_hex(4)).bind(now).execute(pool).await?.rows_affected());
+        let (id, created_at): (String, i64) =
+            with_pool!(&db, pool => sqlx::query_as("select id, created_at from journal").fetch_one(pool).await?);
+        let bell = Bell::default();
+        let writer = writer::Writer::start(db.clone(), bell.clone(), tasks);
+        let where_it_is = redacted(&config.url);
+        let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, where_it_is };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes the journal for this process alone.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while another process serves it.
+    pub async fn lock(&self) -> Result<Lock, Error> {
+        match &self.inner.db {
+            Db::Sqlite(_) => {
+                let path = db::sqlite_path(&self.inner.where_it_is).unwrap_or_default();
+                Ok(Lock::File { _file: db::lock_file(Path::new(&path))? })
+            }
+            Db::Postgres(pool) => {
+                let mut connection = pool.acquire().await?;
+                let taken: bool = sqlx::query_scalar(
+                    "select pg_try_advisory_lock(hashtext('postern journal'), hashtext(current_schema()::text))",
+                )
+                .fetch_one(&mut *connection)
+                .await?;
+                if !taken {
+                    return Err(Error::InUse { what: self.inner.where_it_is.clone() });
+                }
+                Ok(Lock::Session { _connection: Box::new(connection) })
+            }
+        }
+    }
+
+    /// The incarnation: 8 hex digits, the first part of every cursor.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// When the journal began: the time of an empty feed, and the year of Atom ids.
+    pub fn created_at(&self) -> Micros {
+        self.inner.created_at
+    }
+
+    /// Rings after every commit that added entries or changed webhooks.
+    pub fn bell(&self) -> Bell {
+        self.inner.bell.clone()
+    }
+
+    /// Where the journal stands now, read from the database.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn head(&self) -> Result<Head, Error> {
+        let sql = "select position, recorded_at, feed_time, oldest from journal";
+        Ok(with_pool!(&self.inner.db, pool => sqlx::query_as(sql).fetch_one(pool).await?))
+    }
+
+    /// Whether the file or server answers, for readiness.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.head().await.map(|_| ())
+    }
+
+    /// Waits for what is being written and closes the database.
+    pub async fn close(&self) {
+        self.inner.writer.finish().await;
+        self.inner.db.close().await;
+    }
+
+    fn db(&self) -> &Db {
+        &self.inner.db
+    }
+}

@@ -1,0 +1,77 @@
+//! `GET /events/{id}`: one event whole, as JSON or for people.
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Feeds;
+use crate::event::{Entry, EventJson, event_id_of_atom_id};
+use crate::journal::Payload;
+use crate::web::auth::{Client, Scope};
+use crate::web::problem::{Kind, Problem};
+use crate::web::{html, negotiate};
+
+const JSON: &str = "application/json";
+const HTML: &str = "text/html";
+
+pub(super) async fn event(
+    State(feeds): State<Feeds>,
+    Extension(client): Extension<Client>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    client.must(&Scope::Read)?;
+    let journal = &feeds.inner.journal;
+    let public = event_id_of_atom_id(&id).unwrap_or_else(|| id.clone());
+    let entry = journal.by_ids(&client.selection(), &[public], Payload::With).await?.into_iter().next();
+    let entry = entry.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event `{id}`")))?;
+    match negotiate::accept(&headers, &[JSON, HTML]) {
+        Some(HTML) => Ok(page(&feeds, &entry)),
+        Some(_) => {
+            let json = EventJson { journal_id: journal.id(), entry: &entry };
+            let body = serde_json::to_string(&json).map_err(|cause| {
+                tracing::error!(event.id = %entry.event.id, %cause, "journaled data is not JSON");
+                Problem::new(Kind::Internal, "this event's data can't be shown")
+            })?;
+            let scope = if feeds.inner.public { "public, no-cache" } else { "private, no-cache" };
+            let headers = [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, scope), (header::VARY, "accept")];
+            Ok((headers, body).into_response())
+        }
+        None => Err(Problem::new(Kind::NotAcceptable, "events are served as application/json and text/html")),
+    }
+}
+
+fn page(feeds: &Feeds, entry: &Entry) -> Response {
+    let event = &entry.event;
+    let version = event.aggregate_version.map_or(String::new(), |version| format!(", version {version}"));
+    let rows = [
+        ("id", event.id.clone()),
+        ("type", event.r#type.clone()),
+        ("aggregate", format!("{} {}{version}", event.aggregate_type, event.aggregate_id)),
+        ("source", event.source.clone()),
+        ("position", entry.position.to_string()),
+        ("occurred", event.occurred_at.to_text()),
+        ("recorded", entry.recorded_at.to_text()),
+    ];
+    let rows: Vec<String> =
+        rows.iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>", html::escape(value))).collect();
+    let metadata = event
+        .metadata
+        .as_deref()
+        .map_or(String::new(), |metadata| format!("<h2>metadata</h2><pre>{}</pre>", html::escape(&pretty(metadata))));
+    let body = format!(
+        "<p>{}</p><table>{}</table><h2>data</h2><pre>{}</pre>{metadata}<p><a href=\"{}/feeds\">feeds</a></p>",
+        html::escape(&entry.summary),
+        rows.concat(),
+        html::escape(&pretty(&event.data)),
+        html::escape(&feeds.inner.names.public_url)
+    );
+    html::page(&format!("{} {}", event.r#type, event.aggregate_id), &body)
+}
+
+/// Indented for reading; as it came if it can't be (numbers keep their value, not their digits, only here).
+fn pretty(json: &str) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(json);
+    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| json.to_owned())
+}

@@ -1,0 +1,265 @@
+//! The feed: summaries of the journal's entries for those who poll. `DESIGN` of the documents: `atom`; what clients of
+//! different visibility see, and where pages end: `view`; single events: `detail`.
+
+mod atom;
+mod detail;
+mod documents;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::warn;
+
+use crate::event::Cursor;
+use crate::filter::{Filter, Selection};
+use crate::journal::{Journal, Order, Payload, Range};
+use crate::runtime::{Bell, Tasks};
+use crate::web::auth::{Client, Scope};
+use crate::web::problem::{Kind, Problem};
+use crate::web::{Site, html, negotiate};
+use atom::Names;
+use view::{PageCache, ViewState, Views};
+
+/// How often views are sealed although no bell rang: another process may have appended.
+const SEAL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// `[[feed]]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedConfig {
+    pub name: String,
+    #[serde(default)]
+    pub title: Option<String>,
+    #[serde(default)]
+    pub filter: Filter,
+    #[serde(default = "default_page_size")]
+    pub page_size: usize,
+}
+
+fn default_page_size() -> usize {
+    100
+}
+
+impl FeedConfig {
+    /// The feed that always exists.
+    fn all() -> Self {
+        Self { name: "all".to_owned(), title: None, filter: Filter::default(), page_size: default_page_size() }
+    }
+
+    fn title(&self) -> &str {
+        self.title.as_deref().unwrap_or(&self.name)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
+        if name.is_empty() || name.len() > 64 || !plain {
+            return Err(format!("`feed.name`: `{name}` must be 1 to 64 of a-z, 0-9, - and _"));
+        }
+        if !(1..=1000).contains(&self.page_size) {
+            return Err(format!("feed `{name}`: `page_size` must be 1 to 1000"));
+        }
+        self.filter.check().map_err(|cause| format!("feed `{name}`: `filter`: {cause}"))
+    }
+}
+
+/// Everything that the feed's handlers share.
+#[derive(Clone)]
+pub struct Feeds {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    journal: Journal,
+    feeds: Vec<FeedConfig>,
+    names: Names,
+    /// Answers may be kept by shared caches: nobody needs a token.
+    public: bool,
+    views: Views,
+    pages: PageCache,
+}
+
+impl Feeds {
+    /// Checks the configuration. `all` is added if it is not configured.
+    ///
+    /// # Errors
+    /// A sentence that names the feed and what is wrong with it.
+    pub fn new(journal: Journal, mut feeds: Vec<FeedConfig>, site: &Site, public: bool) -> Result<Self, String> {
+        if !feeds.iter().any(|feed| feed.name == "all") {
+            feeds.insert(0, FeedConfig::all());
+        }
+        for (n, feed) in feeds.iter().enumerate() {
+            feed.check()?;
+            if feeds[..n].iter().any(|other| other.name == feed.name) {
+                return Err(format!("feed `{}` is configured twice", feed.name));
+            }
+        }
+        let year = journal.created_at().to_text()[..4].parse().unwrap_or(1970);
+        let names = Names { public_url: site.public_url.clone(), authority: site.authority.clone(), year };
+        let (views, pages) = (Views::default(), PageCache::default());
+        Ok(Self { inner: Arc::new(Inner { journal, feeds, names, public, views, pages }) })
+    }
+
+    /// `/feeds…` and `/events/{id}`.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/feeds", get(list))
+            .route("/feeds/{feed}", get(document))
+            .route("/feeds/{feed}/{epoch}/{page}", get(page))
+            .route("/events/{id}", get(detail::event))
+            .with_state(self.clone())
+    }
+
+    /// Keeps the page borders of the views that are in use up to date, so that no request has to.
+    pub fn run(&self, tasks: &Tasks) {
+        let (feeds, stopping, mut bell) = (self.clone(), tasks.stopping(), self.inner.journal.bell());
+        tasks.spawn("feed sealer", async move {
+            while wait(&mut bell, &stopping).await {
+                for state in feeds.inner.views.all() {
+                    if let Err(cause) = feeds.seal(&state).await {
+                        warn!(feed.name = %state.feed.name, %cause, "can't seal pages, will try again at the next bell");
+                    }
+                }
+            }
+        });
+    }
+
+    async fn seal(&self, state: &ViewState) -> Result<(), crate::journal::Error> {
+        let head = self.inner.journal.head().await?;
+        while state.last_border(&self.inner.journal, &head).await?.is_none() {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn feed(&self, name: &str) -> Result<&FeedConfig, Problem> {
+        self.inner
+            .feeds
+            .iter()
+            .find(|feed| feed.name == name)
+            .ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no feed `{name}`; GET /feeds lists them")))
+    }
+
+    fn view(&self, feed: &FeedConfig, visible: &Selection) -> Result<Arc<ViewState>, Problem> {
+        self.inner.views.get(&self.inner.journal, feed, visible).ok_or_else(|| {
+            Problem::new(Kind::Unavailable, "too many different client visibilities; let clients share one")
+        })
+    }
+}
+
+async fn wait(bell: &mut Bell, stopping: &tokio_util::sync::CancellationToken) -> bool {
+    tokio::select! {
+        () = stopping.cancelled() => false,
+        () = bell.rung(SEAL_INTERVAL) => true,
+    }
+}
+
+/// `GET /feeds`
+async fn list(
+    State(feeds): State<Feeds>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    client.must(&Scope::Read)?;
+    let journal = &feeds.inner.journal;
+    let mut items = Vec::new();
+    for feed in &feeds.inner.feeds {
+        let state = feeds.view(feed, &client.selection())?;
+        let range = Range { after: 0, through: None, order: Order::Descending };
+        let newest = journal.read(&state.selection, range, 1, Payload::Without).await?;
+        let head = newest.head;
+        items.push(json!({
+            "name": feed.name,
+            "title": feed.title(),
+            "url": format!("{}/feeds/{}.atom", feeds.inner.names.public_url, feed.name),
+            "formats": ["atom"],
+            "pageSize": feed.page_size,
+            "epoch": state.view.epoch,
+            "head": Cursor::new(journal.id(), head.position).to_string(),
+            "oldest": Cursor::new(journal.id(), head.oldest - 1).to_string(),
+            "updated": newest.entries.first().map(|entry| entry.feed_time.to_millis_text()),
+        }));
+    }
+    if negotiate::accept(&headers, &["application/json", "text/html"]) == Some("text/html") {
+        let rows: Vec<String> = items
+            .iter()
+            .map(|item| {
+                let text = |key: &str| html::escape(item[key].as_str().unwrap_or_default());
+                format!(
+                    "<tr><td><a href=\"{}\">{}</a></td><td>{}</td></tr>",
+                    text("url"),
+                    text("title"),
+                    text("updated")
+                )
+            })
+            .collect();
+        return Ok(html::page(
+            "Feeds",
+            &format!("<table><tr><th>feed</th><th>updated</th></tr>{}</table>", rows.concat()),
+        ));
+    }
+    let headers = [(header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
+    Ok((headers, Json(json!({ "feeds": items }))).into_response())
+}
+
+/// `GET /feeds/{feed}` and `/feeds/{feed}.atom`: the head, or a continuation.
+async fn document(
+    State(feeds): State<Feeds>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    client.must(&Scope::Read)?;
+    let (feed, negotiated) = match name.strip_suffix(".atom") {
+        Some(feed) => (feed, false),
+        None => (name.as_str(), true),
+    };
+    let feed = feeds.feed(feed)?;
+    let offered = ["application/atom+xml", "application/xml", "text/xml"];
+    if negotiated && negotiate::accept(&headers, &offered).is_none() && !accepts_html(&headers) {
+        return Err(Problem::new(Kind::NotAcceptable, "this feed is served as application/atom+xml"));
+    }
+    let start = documents::Start::parse(query.as_deref().unwrap_or_default())?;
+    let mut response = match start {
+        None => documents::head(&feeds, feed, &client, &headers).await?,
+        Some(start) => documents::continuation(&feeds, feed, &client, &headers, &start).await?,
+    };
+    if negotiated {
+        let location = format!("/feeds/{}.atom", feed.name);
+        response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
+        if let Ok(value) = location.parse() {
+            response.headers_mut().insert(header::CONTENT_LOCATION, value);
+        }
+    }
+    Ok(response)
+}
+
+/// A browser asks for HTML; it shows the XML.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    negotiate::accept(headers, &["text/html"]).is_some()
+}
+
+/// `GET /feeds/{feed}/{epoch}/{n}.atom`
+async fn page(
+    State(feeds): State<Feeds>,
+    Extension(client): Extension<Client>,
+    Path((feed, epoch, page)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    client.must(&Scope::Read)?;
+    let feed = feeds.feed(&feed)?;
+    let n = page.strip_suffix(".atom").and_then(|n| n.parse::<i64>().ok()).ok_or_else(|| {
+        Problem::new(Kind::NotFound, format!("`{page}` is no page; pages are 1.atom, 2.atom and so on"))
+    })?;
+    documents::page(&feeds, feed, &client, &headers, &epoch, n).await
+}

@@ -1,0 +1,146 @@
+//! Views: a feed as clients of equal visibility see it, with an epoch and pages of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::FeedConfig;
+use crate::filter::Selection;
+use crate::journal::{Border, Error, Head, Journal, View};
+use crate::runtime::{hex, sha256};
+
+/// Visibilities of different clients make views of their own; more than this are not paged.
+const VIEWS_MAX: usize = 64;
+/// Statements that one request spends on a view that lies behind; the background loop does the rest.
+const SEALS_PER_REQUEST: usize = 3;
+/// Rendered pages kept in memory, all views together.
+const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A view with what this process knows of its pages.
+pub struct ViewState {
+    pub view: View,
+    pub selection: Selection,
+    pub feed: FeedConfig,
+    sealed: AsyncMutex<Option<Sealed>>,
+}
+
+#[derive(Clone, Copy)]
+struct Sealed {
+    last: Option<Border>,
+    /// Entries up to here were looked at for borders.
+    through: i64,
+}
+
+impl ViewState {
+    /// Brings the borders up to the head. `None`: much is left to do, come back in a second.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn last_border(&self, journal: &Journal, head: &Head) -> Result<Option<Option<Border>>, Error> {
+        let mut sealed = self.sealed.lock().await;
+        let mut now = match *sealed {
+            Some(sealed) => sealed,
+            None => {
+                journal.know_view(&self.view).await?;
+                let last = journal.last_border(&self.view.epoch).await?;
+                Sealed { last, through: last.map_or(0, |border| border.last) }
+            }
+        };
+        let mut complete = now.through >= head.position;
+        for _ in 0..SEALS_PER_REQUEST {
+            if complete {
+                break;
+            }
+            let size = self.feed.page_size as i64;
+            let (last, all) = journal.seal(&self.view, &self.selection, size, now.last, head.position).await?;
+            let through = if all { head.position } else { last.map_or(0, |border| border.last) };
+            (now, complete) = (Sealed { last, through }, all);
+        }
+        *sealed = Some(now);
+        Ok(complete.then_some(now.last))
+    }
+}
+
+/// The views that were asked for since the process started.
+#[derive(Default)]
+pub struct Views {
+    known: Mutex<HashMap<(String, Selection), Arc<ViewState>>>,
+}
+
+impl Views {
+    /// The view of a feed that a client with this visibility gets. `None`: there are too many views already.
+    pub fn get(&self, journal: &Journal, feed: &FeedConfig, visible: &Selection) -> Option<Arc<ViewState>> {
+        let key = (feed.name.clone(), visible.and(&feed.filter));
+        let mut views = self.known.lock().expect("no holder of this lock panics");
+        if let Some(state) = views.get(&key) {
+            return Some(Arc::clone(state));
+        }
+        if views.len() >= VIEWS_MAX {
+            return None;
+        }
+        let selection = key.1.clone();
+        let definition = serde_json::json!({
+            "journal": journal.id(), "feed": feed.name, "selection": selection, "pageSize": feed.page_size,
+        })
+        .to_string();
+        let epoch = hex(&sha256(&definition)[..5]);
+        let view = View { epoch, feed: feed.name.clone(), definition };
+        let state = Arc::new(ViewState { view, selection, feed: feed.clone(), sealed: AsyncMutex::new(None) });
+        views.insert(key, Arc::clone(&state));
+        Some(state)
+    }
+
+    /// All views that are known.
+    pub fn all(&self) -> Vec<Arc<ViewState>> {
+        self.known.lock().expect("no holder of this lock panics").values().cloned().collect()
+    }
+}
+
+/// Rendered sealed pages, oldest out first. Their bytes never change, so nothing is ever stale.
+#[derive(Default)]
+pub struct PageCache {
+    pages: Mutex<Pages>,
+}
+
+#[derive(Default)]
+struct Pages {
+    by_page: HashMap<(String, i64), CachedPage>,
+    order: VecDeque<(String, i64)>,
+    bytes: usize,
+}
+
+/// A sealed page, ready to be sent.
+#[derive(Clone)]
+pub struct CachedPage {
+    pub body: Bytes,
+    pub etag: String,
+    pub border: Border,
+    pub last_modified: String,
+}
+
+impl PageCache {
+    pub fn get(&self, epoch: &str, n: i64) -> Option<CachedPage> {
+        let pages = self.pages.lock().expect("no holder of this lock panics");
+        pages.by_page.get(&(epoch.to_owned(), n)).cloned()
+    }
+
+    pub fn put(&self, epoch: &str, page: CachedPage) {
+        let key = (epoch.to_owned(), page.border.n);
+        let mut guard = self.pages.lock().expect("no holder of this lock panics");
+        let pages = &mut *guard;
+        pages.bytes += page.body.len();
+        if pages.by_page.insert(key.clone(), page.clone()).is_some() {
+            pages.bytes -= page.body.len();
+            return;
+        }
+        pages.order.push_back(key);
+        while pages.bytes > CACHE_BYTES_MAX {
+            let Some(oldest) = pages.order.pop_front() else { break };
+            if let Some(gone) = pages.by_page.remove(&oldest) {
+                pages.bytes -= gone.body.len();
+            }
+        }
+    }
+}

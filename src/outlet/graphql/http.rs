@@ -1,0 +1,129 @@
+//! GraphQL over HTTP (the specification of 2025): one URL, POST and GET.
+//!
+//! What is wrong before GraphQL is reached is a problem document; the rest is a GraphQL response, whose status says
+//! more if the client accepts `application/graphql-response+json`.
+
+use axum::Extension;
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
+use url::form_urlencoded;
+
+use super::engine::{Answer, Ask, Engine};
+use super::failure::TIMEOUT;
+use crate::web::auth::{Client, Scope};
+use crate::web::negotiate::accept;
+use crate::web::problem::{Kind, Problem};
+
+const BODY_BYTES_MAX: usize = 256 * 1024;
+const JSON: &str = "application/json";
+const GRAPHQL: &str = "application/graphql-response+json";
+const ALLOW: &str = "GET, HEAD, POST, OPTIONS";
+const TRY: &str = r#"send POST with content-type application/json and {"query": "{ events(first: 3) { nodes { id type } } }"}, or GET with ?query="#;
+/// For a browser that comes without a query. No script, no style: the content security policy allows none.
+const PAGE: &str = r#"<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>GraphQL · Postern</title></head>
+<body><h1>GraphQL</h1>
+<p>This URL answers to POST and GET, as GraphQL over HTTP says. Read-only; point any GraphQL client at it.</p>
+<pre>curl "$URL/graphql" -H 'content-type: application/json' \
+  -d '{"query": "{ events(first: 3) { nodes { id type occurredAt dataJson } pageInfo { endCursor hasNextPage } } }"}'</pre>
+<ul>
+<li><a href="?query=%7B%20events(last%3A%205)%20%7B%20nodes%20%7B%20id%20cursor%20type%20dataJson%20%7D%20%7D%20%7D">the newest events</a></li>
+<li><a href="?query=%7B%20__schema%20%7B%20queryType%20%7B%20fields%20%7B%20name%20description%20%7D%20%7D%20%7D%20%7D">what can be asked</a></li>
+<li><a href="/">all doors of this gateway</a></li>
+</ul></body></html>
+"#;
+
+/// Answers every method of the URL.
+pub(super) async fn handle(
+    State(engine): State<Engine>,
+    Extension(client): Extension<Client>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    if method == Method::OPTIONS {
+        return Ok((StatusCode::NO_CONTENT, [(header::ALLOW, ALLOW)]).into_response());
+    }
+    client.must(&Scope::Read)?;
+    let posted = method == Method::POST;
+    if !posted && method != Method::GET && method != Method::HEAD {
+        return Err(Problem::method_not_allowed(ALLOW));
+    }
+    let ask = if posted {
+        posted_ask(&headers, body).await?
+    } else if let Some(ask) = url_ask(uri.query().unwrap_or_default())? {
+        ask
+    } else if accept(&headers, &[JSON, "text/html"]) == Some("text/html") {
+        return Ok(Html(PAGE).into_response());
+    } else {
+        return Err(Problem::new(Kind::BadRequest, TRY));
+    };
+    let media_type = media_type(&headers)?;
+    match engine.answer(ask, client.selection(), !posted).await {
+        Answer::NoQuery => Err(Problem::method_not_allowed("POST")),
+        Answer::Ran(text) => Ok(respond(StatusCode::OK, media_type, text)),
+        Answer::Refused(_, text) if media_type == JSON => Ok(respond(StatusCode::OK, media_type, text)),
+        Answer::Refused(TIMEOUT, text) => Ok(respond(StatusCode::GATEWAY_TIMEOUT, media_type, text)),
+        Answer::Refused(_, text) => Ok(respond(StatusCode::BAD_REQUEST, media_type, text)),
+    }
+}
+
+fn respond(status: StatusCode, media_type: &str, text: String) -> Response {
+    let kind = format!("{media_type}; charset=utf-8");
+    (status, [(header::CONTENT_TYPE, kind.as_str()), (header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// The media type of the answer: the older one unless the client names the other.
+fn media_type(headers: &HeaderMap) -> Result<&'static str, Problem> {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let names_it = accepted.into_iter().any(|value| value.to_ascii_lowercase().contains(GRAPHQL));
+    let offered = if names_it { [GRAPHQL, JSON] } else { [JSON, GRAPHQL] };
+    let detail = format!("this URL answers in {GRAPHQL} or {JSON}; accept one of them");
+    accept(headers, &offered).ok_or_else(|| Problem::new(Kind::NotAcceptable, detail))
+}
+
+/// Only JSON: forms and plain text, which a foreign page can send without being asked, are refused.
+async fn posted_ask(headers: &HeaderMap, body: Body) -> Result<Ask, Problem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = kind.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(JSON));
+    let is_utf8 = parts.filter_map(|part| part.split_once('=')).all(|(name, value)| {
+        !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+    });
+    if !is_json || !is_utf8 || headers.contains_key(header::CONTENT_ENCODING) {
+        let detail = "send the request as application/json in UTF-8, without content-encoding";
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+    }
+    let too_large = |_| Problem::new(Kind::TooLarge, format!("the body may have {BODY_BYTES_MAX} bytes"));
+    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
+    match body.trim_ascii_start().first() {
+        Some(b'[') => Err(Problem::new(Kind::BadRequest, "batches are switched off; send one operation a request")),
+        // Also because a list would be read as the attributes in their order.
+        Some(b'{') => serde_json::from_slice(&body).map_err(|cause| malformed("the body", &cause)),
+        _ => Err(Problem::new(Kind::BadRequest, format!("the body is no JSON object; {TRY}"))),
+    }
+}
+
+/// What the query string asks, if it asks.
+fn url_ask(query: &str) -> Result<Option<Ask>, Problem> {
+    let mut ask = Ask { query: String::new(), operation_name: None, variables: Default::default(), extensions: None };
+    let mut asked = false;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let wrong = |cause: serde_json::Error| malformed(&format!("`{name}`"), &cause);
+        match name.as_ref() {
+            "query" => (asked, ask.query) = (true, value.into_owned()),
+            "operationName" if !value.is_empty() => ask.operation_name = Some(value.into_owned()),
+            "variables" if !value.is_empty() => ask.variables = serde_json::from_str(&value).map_err(wrong)?,
+            "extensions" if !value.is_empty() => ask.extensions = serde_json::from_str(&value).map_err(wrong)?,
+            _ => {}
+        }
+    }
+    Ok(asked.then_some(ask))
+}
+
+fn malformed(what: &str, cause: &serde_json::Error) -> Problem {
+    Problem::new(Kind::BadRequest, format!("{what} can't be read: {cause}; {TRY}"))
+}

@@ -1,0 +1,274 @@
+//! One call: a signed POST and what came of it, and when to call again.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use chrono::DateTime;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use url::Url;
+
+use super::Shared;
+use super::signature::Signer;
+use crate::event::{Cursor, Entry};
+use crate::web::outgoing;
+
+/// The whole call with its answer's body: a receiver that needs longer should take the event and work later.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// More of an answer is not read: nobody looks at it, and a hostile one does not end.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// So much of an answer is kept for whoever looks for the fault.
+const ANSWER_BYTES_KEPT: usize = 4 * 1024;
+/// Longest wait that a receiver may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+const USER_AGENT: &str = concat!("Postern/", env!("CARGO_PKG_VERSION"));
+
+/// Where calls go and how they are signed.
+pub(super) struct Receiver {
+    pub(super) url: Url,
+    pub(super) signer: Signer,
+}
+
+/// What is called for: an event at its place, with the bytes of its first attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Delivery {
+    pub(super) position: i64,
+    pub(super) event_id: String,
+    pub(super) r#type: String,
+    pub(super) body: Bytes,
+}
+
+impl Delivery {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let event = &entry.event;
+        Self { position: entry.position, event_id: event.id.clone(), r#type: event.r#type.clone(), body: body(entry) }
+    }
+}
+
+/// The Standard Webhooks body. `data` passes through as it came, so equal events give equal bytes.
+fn body(entry: &Entry) -> Bytes {
+    let event = &entry.event;
+    let mut body = Vec::with_capacity(event.data.len() + event.r#type.len() + 80);
+    body.extend_from_slice(b"{\"type\":");
+    serde_json::to_writer(&mut body, &event.r#type).expect("a text is JSON, and memory can be written to");
+    body.extend_from_slice(b",\"timestamp\":\"");
+    body.extend_from_slice(event.occurred_at.to_text().as_bytes());
+    body.extend_from_slice(b"\",\"data\":");
+    body.extend_from_slice(event.data.as_bytes());
+    body.push(b'}');
+    body.into()
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) started_at: i64,
+    pub(super) duration_ms: i64,
+    pub(super) status: Option<u16>,
+    /// The class of the fault; nothing means delivered.
+    pub(super) error: Option<&'static str>,
+    pub(super) answer: Option<String>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// Makes the call. Every fault is an outcome.
+pub(super) async fn call(
+    shared: &Shared,
+    receiver: &Receiver,
+    delivery: &Delivery,
+    key: &str,
+    attempt: i64,
+) -> Outcome {
+    let mut outcome = Outcome { started_at: shared.clock.now_micros(), ..Outcome::default() };
+    let started = tokio::time::Instant::now();
+    let headers = headers(shared, receiver, delivery, key, attempt, outcome.started_at / 1_000_000);
+    let exchange = exchange(shared, receiver, headers, delivery.body.clone(), &mut outcome);
+    if tokio::time::timeout(CALL_TIMEOUT, exchange).await.is_err() {
+        outcome.error = Some("timeout");
+    }
+    outcome.duration_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+    outcome
+}
+
+async fn exchange(shared: &Shared, receiver: &Receiver, headers: HeaderMap, body: Bytes, outcome: &mut Outcome) {
+    let Ok(client) = shared.outgoing.client(&receiver.url) else {
+        outcome.error = Some("refused_address");
+        return;
+    };
+    let mut response = match client.post(receiver.url.clone()).headers(headers).body(body).send().await {
+        Ok(response) => response,
+        Err(error) => {
+            outcome.error = Some(class(&error));
+            return;
+        }
+    };
+    let status = response.status();
+    outcome.status = Some(status.as_u16());
+    if !status.is_success() {
+        outcome.error = Some(if status.is_redirection() { "redirect" } else { "status" });
+        outcome.retry_after = retry_after(response.headers(), outcome.started_at);
+    }
+    let (mut kept, mut read) = (Vec::new(), 0);
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                read += chunk.len();
+                kept.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_KEPT - kept.len())]);
+                if read > ANSWER_BYTES_MAX {
+                    outcome.error.get_or_insert("too_large");
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                outcome.error.get_or_insert(class(&error));
+                break;
+            }
+        }
+    }
+    if !kept.is_empty() {
+        // PostgreSQL takes no zero characters in a text.
+        outcome.answer = Some(String::from_utf8_lossy(&kept).replace('\0', "\u{fffd}"));
+    }
+}
+
+fn headers(
+    shared: &Shared,
+    receiver: &Receiver,
+    delivery: &Delivery,
+    key: &str,
+    attempt: i64,
+    timestamp: i64,
+) -> HeaderMap {
+    let id = webhook_id(&delivery.event_id);
+    let signature = receiver.signer.sign(&id, timestamp, &delivery.body);
+    let cursor = Cursor::new(shared.journal.id(), delivery.position);
+    let via = format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
+    let mut headers = HeaderMap::with_capacity(16);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    let own = [
+        (HeaderName::from_static("webhook-id"), id),
+        (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
+        (HeaderName::from_static("webhook-signature"), signature),
+        (HeaderName::from_static("webhook-sequence"), delivery.position.to_string()),
+        (HeaderName::from_static("webhook-key"), key.to_owned()),
+        (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
+        (HeaderName::from_static("webhook-request-origin"), shared.authority.clone()),
+        (header::LINK, via),
+    ];
+    for (name, value) in own {
+        let value =
+            HeaderValue::try_from(value).expect("ids and keys are percent-encoded, the rest is checked at start");
+        headers.insert(name, value);
+    }
+    headers
+}
+
+/// The event id without `%` and `.` (the signature's separator), and with nothing that a header can't carry.
+fn webhook_id(event_id: &str) -> String {
+    const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b'.').add(b' ');
+    utf8_percent_encode(event_id, ENCODED).to_string()
+}
+
+/// The class of a call that got no whole answer.
+fn class(error: &reqwest::Error) -> &'static str {
+    if outgoing::refusal(error).is_some() {
+        return "refused_address";
+    }
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if inner.is::<rustls::Error>() || wraps_tls(inner) {
+            return "tls";
+        }
+        // The connector's and the parser's error types are private; their texts are all there is.
+        match inner.to_string().as_str() {
+            "dns error" => return "dns",
+            "message head is too large" => return "too_large",
+            _ => cause = inner.source(),
+        }
+    }
+    match error {
+        _ if error.is_timeout() => "timeout",
+        _ if error.is_connect() => "connect",
+        _ => "protocol",
+    }
+}
+
+/// TLS faults travel inside an `io::Error`, which shows the cause of its payload instead of the payload.
+fn wraps_tls(error: &(dyn StdError + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The longest of the waits that the answer asks for, in seconds or until a date; others are ignored.
+fn retry_after(headers: &HeaderMap, now_micros: i64) -> Option<Duration> {
+    let values = headers.get_all(header::RETRY_AFTER).iter().filter_map(|value| value.to_str().ok());
+    let waits = values.filter_map(|text| {
+        let text = text.trim();
+        let seconds = match text.parse::<f64>() {
+            Ok(seconds) => seconds,
+            Err(_) => {
+                let until = DateTime::parse_from_rfc2822(text).ok()?;
+                #[expect(clippy::cast_precision_loss, reason = "a wait of a day at most needs no more digits")]
+                let micros = (until.timestamp_micros() - now_micros) as f64;
+                micros / 1e6
+            }
+        };
+        // A date that has passed is no wish; neither is a negative number.
+        (seconds >= 0.0).then(|| Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).min(RETRY_AFTER_MAX))
+    });
+    waits.max()
+}
+
+/// How long to wait after so many failed attempts; nothing if the schedule is used up. Never less than the schedule
+/// or the receiver says; up to a tenth is added, so that what failed together does not come back together.
+pub(super) fn wait_after(schedule: &[Duration], attempts: i64, retry_after: Option<Duration>) -> Option<Duration> {
+    let planned = usize::try_from(attempts - 1).ok().and_then(|n| schedule.get(n))?;
+    let wait = (*planned).max(retry_after.unwrap_or_default());
+    let [chance] = crate::runtime::random_bytes::<1>();
+    Some(wait + wait.mul_f64(0.1) * u32::from(chance) / 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_no_dot_and_can_stand_in_a_header() {
+        assert_eq!(webhook_id("cart:1.5%\n ä"), "cart:1%2E5%25%0A%20%C3%A4");
+        assert_eq!(webhook_id("0b6f-1"), "0b6f-1");
+    }
+
+    #[test]
+    fn retry_after_is_read_in_all_its_forms() {
+        let at = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::RETRY_AFTER, value.parse().expect("a header"));
+            }
+            retry_after(&headers, 784_111_777_000_000).map(|wait| wait.as_millis())
+        };
+        assert_eq!(at(&["120"]), Some(120_000));
+        assert_eq!(at(&["120.5"]), Some(120_500));
+        assert_eq!(at(&["Sun, 06 Nov 1994 08:50:37 GMT"]), Some(60_000));
+        assert_eq!(at(&["999999999"]), Some(86_400_000));
+        assert_eq!(at(&["3", "7"]), Some(7_000));
+        for ignored in [&["-1"][..], &[""], &["soon"], &["Sun, 06 Nov 1994 08:48:37 GMT"], &["NaN"], &[]] {
+            assert_eq!(at(ignored), None, "{ignored:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_never_shorter_than_the_schedule_or_the_wish() {
+        let schedule = [Duration::from_secs(5), Duration::from_secs(30)];
+        for _ in 0..100 {
+            let wait = wait_after(&schedule, 1, None).expect("one more");
+            assert!(wait >= schedule[0] && wait <= schedule[0].mul_f64(1.1), "{wait:?}");
+            let asked = wait_after(&schedule, 2, Some(Duration::from_secs(60))).expect("one more");
+            assert!(asked >= Duration::from_secs(60));
+        }
+        assert_eq!(wait_after(&schedule, 3, Some(Duration::from_secs(1))), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! The webhook door: whoever registers a URL gets each matching event posted to it, signed, at least once, in order
+//! per aggregate.
+//!
+//! Dispatch is cursor, not queue: a webhook is a durable cursor into the journal plus rows for its exceptions, so a
+//! healthy delivery costs no row and an idle webhook nothing at all.
+//!
+//! ```text
+//! rest        definition (what may be written)     deliveries (what did not arrive)
+//!   └─ rows ─┐
+//! supervisor ─ one dispatch a webhook ─ attempt (one call) ─ signature
+//! ```
+
+mod attempt;
+mod definition;
+mod deliveries;
+mod dispatch;
+mod lanes;
+mod rest;
+mod seal;
+pub mod signature;
+mod supervisor;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::HeaderValue;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use url::Url;
+
+use crate::filter::{Filter, Selection};
+use crate::journal::webhooks::WebhookRow;
+use crate::journal::{self, Journal};
+use crate::runtime::{Bell, Clock, Tasks};
+use crate::web::Site;
+use crate::web::outgoing::{Outgoing, is_loopback};
+use definition::Definition;
+use seal::Sealer;
+
+/// Calls in flight over all webhooks: bounds sockets and memory. Permits are given in the order asked for, and no
+/// webhook asks for more than its concurrency, so a slow one can't take them all.
+const CALLS_IN_FLIGHT_MAX: usize = 256;
+
+/// `[webhooks]` of the configuration.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Addresses, networks and hosts that the egress guard would refuse otherwise, and that may be called by http.
+    pub allow: Vec<String>,
+    pub consent: Consent,
+    /// Base64 of 32 bytes.
+    pub sealing_key: Option<String>,
+    /// A file that holds it. With a SQLite journal it is made on the first start.
+    pub sealing_key_file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("allow", &self.allow)
+            .field("consent", &self.consent)
+            .field("sealing_key", &self.sealing_key.as_ref().map(|_| "***"))
+            .field("sealing_key_file", &self.sealing_key_file)
+            .finish()
+    }
+}
+
+/// Whether a receiver must agree before its first delivery. One on this machine never has to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consent {
+    #[default]
+    Required,
+    Off,
+}
+
+/// Why the door can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`webhooks`: {0}")]
+    Key(#[from] seal::KeyError),
+    #[error("`webhooks`: give `sealing_key` or `sealing_key_file`, not both")]
+    TwoKeys,
+    #[error(
+        "`webhooks.sealing_key` or `webhooks.sealing_key_file` must be given with a PostgreSQL journal: all processes on \
+         it share the key; `openssl rand -base64 32` makes one"
+    )]
+    NoKey,
+    #[error("the sealing key file {path} is gone, and secrets of webhooks are sealed with its key: restore the file")]
+    KeyLost { path: String },
+    #[error("secrets of webhooks in this journal were sealed with another key than the one in {named}")]
+    OtherKey { named: String },
+    #[error("`server.public_url` and `server.authority` must be texts that a header can carry")]
+    Site,
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+}
+
+/// What a client may see, by its name; nothing for a name that is not configured.
+type Visibility = Box<dyn Fn(&str) -> Option<Filter> + Send + Sync>;
+
+/// The webhooks of a gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Webhooks {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    journal: Journal,
+    outgoing: Outgoing,
+    clock: Clock,
+    public_url: String,
+    authority: String,
+    visibility: Visibility,
+    sealer: Sealer,
+    consent: Consent,
+    /// Rung when a webhook was registered, changed or removed, or a dispatch ended.
+    changed: Bell,
+    /// Stops the dispatch of a webhook.
+    stops: Mutex<HashMap<String, CancellationToken>>,
+    calls: Semaphore,
+}
+
+/// Where a key is made if none is given; nothing with PostgreSQL.
+fn key_file_beside(journal_url: &str) -> Option<PathBuf> {
+    let path = journal_url.strip_prefix("sqlite:")?.trim_start_matches("//").split('?').next()?;
+    Some(Path::new(path).with_file_name("postern.key"))
+}
+
+async fn find_key(config: &Config, default_file: Option<PathBuf>, journal: &Journal) -> Result<Sealer, Error> {
+    let may_create = default_file.is_some();
+    let sealed = journal.webhooks(None, "", 1).await?.into_iter().next();
+    let (sealer, named) = match (&config.sealing_key, config.sealing_key_file.clone().or(default_file)) {
+        (Some(_), _) if config.sealing_key_file.is_some() => return Err(Error::TwoKeys),
+        (Some(text), _) => (Sealer::parse(text, "`sealing_key`")?, "`webhooks.sealing_key`".to_owned()),
+        (None, None) => return Err(Error::NoKey),
+        (None, Some(file)) => {
+            let path = file.display().to_string();
+            let sealer = match Sealer::read(&file)? {
+                Some(sealer) => sealer,
+                None if sealed.is_some() => return Err(Error::KeyLost { path }),
+                None if !may_create => return Err(Error::NoKey),
+                None => {
+                    info!(key.file = %path, "made a sealing key in {path}; keep it with the journal's backups");
+                    Sealer::create(&file)?
+                }
+            };
+            (sealer, path)
+        }
+    };
+    match sealed {
+        Some(row) if sealer.unseal(&row.secrets, &row.id).is_none() => Err(Error::OtherKey { named }),
+        _ => Ok(sealer),
+    }
+}
+
+/// `/webhooks…`, for known clients only.
+pub fn router(webhooks: Webhooks) -> Router {
+    rest::router(webhooks.shared)
+}
+
+impl Webhooks {
+    /// Opens the door: finds the sealing key, or with a SQLite journal makes one beside it. Nothing is sent before
+    /// [`Webhooks::run`].
+    ///
+    /// # Errors
+    /// A key that is missing, no key, or not the one that this journal's secrets are sealed with; the journal.
+    pub async fn open(
+        config: &Config,
+        journal_url: &str,
+        journal: Journal,
+        outgoing: Outgoing,
+        site: &Site,
+        clock: Clock,
+        visibility: impl Fn(&str) -> Option<Filter> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        for text in [&site.public_url, &site.authority] {
+            HeaderValue::from_str(text).map_err(|_| Error::Site)?;
+        }
+        let shared = Shared {
+            sealer: find_key(config, key_file_beside(journal_url), &journal).await?,
+            journal,
+            outgoing,
+            clock,
+            public_url: site.public_url.clone(),
+            authority: site.authority.clone(),
+            visibility: Box::new(visibility),
+            consent: config.consent,
+            changed: Bell::default(),
+            stops: Mutex::default(),
+            calls: Semaphore::new(CALLS_IN_FLIGHT_MAX),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Starts delivering.
+    pub fn run(self, tasks: &Tasks) {
+        tasks.spawn("webhooks", supervisor::supervise(self.shared, tasks.clone()));
+    }
+}
+
+impl Shared {
+    /// The owner changed this webhook: its old dispatch starts no more calls, and the supervisor looks again.
+    fn changed(&self, id: &str) {
+        if let Some(stop) = self.stops.lock().expect("nothing panics while it holds this lock").get(id) {
+            stop.cancel();
+        }
+        self.changed.ring();
+    }
+
+    fn needs_consent(&self, url: &Url) -> bool {
+        self.consent == Consent::Required && !is_loopback(url)
+    }
+
+    /// What a webhook gets: its filter, within what its owner may see. Nothing for an owner that is gone.
+    fn selection(&self, row: &WebhookRow, definition: &Definition) -> Option<Selection> {
+        let visible = (self.visibility)(&row.owner)?;
+        Some(Selection::visible(&visible).and(&definition.filter))
+    }
+
+    fn seal_secret(&self, secret: &str, id: &str) -> Vec<u8> {
+        // A list, newest first: while a secret is being replaced there will be two.
+        self.sealer.seal(&serde_json::json!([{ "secret": secret }]).to_string(), id)
+    }
+
+    fn unseal_secret(&self, row: &WebhookRow) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Kept {
+            secret: String,
+        }
+        let text = self.sealer.unseal(&row.secrets, &row.id)?;
+        let kept: Vec<Kept> = serde_json::from_str(&text).ok()?;
+        kept.into_iter().next().map(|kept| kept.secret)
+    }
+}
+
+fn definition_of(row: &WebhookRow) -> Definition {
+    serde_json::from_str(&row.definition).expect("only checked definitions are stored")
+}

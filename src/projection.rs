@@ -1,0 +1,202 @@
+//! Selection → JSON: picks attributes out of a JSON text without making a tree of it.
+//!
+//! What is picked is copied as it came, digit by digit and escape by escape, in the order of the text; everything
+//! else is skipped unread. Pure, shared by the outlets.
+
+use std::fmt;
+
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Most paths of one pick.
+pub const PATHS_MAX: usize = 50;
+/// Longest path, and deepest nesting that is walked: each level reads its part of the text once more.
+const LEVELS_MAX: usize = 32;
+
+/// Paths that can't be used, and why.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("`pick` holds {0} paths, more than {PATHS_MAX}; ask for fewer")]
+    TooMany(usize),
+    #[error("`pick` holds `{0}`; give up to {LEVELS_MAX} attribute names joined by dots, such as `lines.sku`")]
+    Path(String),
+}
+
+/// Dotted paths of attributes (`lines.sku`), as a tree of names. Lists on the way are walked, item by item.
+#[derive(Clone, Debug, Default)]
+pub struct Picks {
+    /// A path ends here: the value is wanted whole.
+    whole: bool,
+    names: Vec<(String, Picks)>,
+}
+
+impl Picks {
+    /// Reads the paths that a user wrote.
+    ///
+    /// # Errors
+    /// Too many paths, or one that is too long or has an empty name.
+    pub fn parse(paths: &[String]) -> Result<Self, Error> {
+        if paths.len() > PATHS_MAX {
+            return Err(Error::TooMany(paths.len()));
+        }
+        let mut root = Self::default();
+        for path in paths {
+            if path.split('.').count() > LEVELS_MAX || path.split('.').any(str::is_empty) {
+                return Err(Error::Path(path.chars().take(100).collect()));
+            }
+            let last = path.split('.').fold(&mut root, |node, name| node.name(name));
+            last.whole = true;
+        }
+        Ok(root)
+    }
+
+    fn name(&mut self, name: &str) -> &mut Self {
+        let known = self.names.iter().position(|(known, _)| known == name);
+        let index = known.unwrap_or_else(|| {
+            self.names.push((name.to_owned(), Self::default()));
+            self.names.len() - 1
+        });
+        &mut self.names[index].1
+    }
+
+    /// The picked paths and nothing else, nested as in `json`. A missing path is an absent attribute; an item of a
+    /// list keeps its place as `{}`, or as `null` if it can't hold attributes.
+    ///
+    /// # Errors
+    /// A text that is not JSON.
+    pub fn apply(&self, json: &str) -> Result<String, serde_json::Error> {
+        let mut out = String::new();
+        self.write(json.trim_start(), &mut out, 0)?;
+        Ok(if out.is_empty() { "null".to_owned() } else { out })
+    }
+
+    /// Appends what is picked of an object or a list and tells whether that is anything; of other values nothing.
+    fn write(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
+        let mut json_parser = serde_json::Deserializer::from_str(json);
+        let walk = Walk { picks: self, out, level };
+        match json.as_bytes().first() {
+            _ if level > LEVELS_MAX => Ok(false),
+            Some(b'{') => json_parser.deserialize_map(walk),
+            Some(b'[') => json_parser.deserialize_seq(walk),
+            _ => Ok(false),
+        }
+    }
+
+    /// What is wanted of the attribute with this name, given as JSON text.
+    fn of(&self, key: &RawValue) -> Option<&Self> {
+        let key = key.get();
+        let decoded: Option<String> = key.contains('\\').then(|| serde_json::from_str(key).ok()).flatten();
+        let name = decoded.as_deref().unwrap_or_else(|| key.trim_matches('"'));
+        self.names.iter().find(|(known, _)| known == name).map(|(_, picks)| picks)
+    }
+}
+
+struct Walk<'a> {
+    picks: &'a Picks,
+    out: &'a mut String,
+    level: usize,
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        let mut found = false;
+        self.out.push('{');
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            let Some(picks) = self.picks.of(key) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let value: &RawValue = map.next_value()?;
+            let before = self.out.len();
+            self.out.push_str(if found { "," } else { "" });
+            self.out.push_str(key.get());
+            self.out.push(':');
+            if picks.whole {
+                self.out.push_str(value.get());
+            } else if !picks.write(value.get(), self.out, self.level + 1).map_err(A::Error::custom)? {
+                self.out.truncate(before);
+                continue;
+            }
+            found = true;
+        }
+        self.out.push('}');
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
+        let (mut found, mut items) = (false, 0);
+        self.out.push('[');
+        while let Some(item) = list.next_element::<&RawValue>()? {
+            self.out.push_str(if items > 0 { "," } else { "" });
+            let before = self.out.len();
+            found |= self.picks.write(item.get(), self.out, self.level + 1).map_err(A::Error::custom)?;
+            if self.out.len() == before {
+                self.out.push_str("null");
+            }
+            items += 1;
+        }
+        self.out.push(']');
+        Ok(found || items == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pick(json: &str, paths: &[&str]) -> String {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+        Picks::parse(&paths).expect("usable paths").apply(json).expect("JSON")
+    }
+
+    #[test]
+    fn picks_hold_the_picked_paths_and_nothing_else() {
+        let json = r#" {"id":7,"lines":[{"sku":"a","qty":1},{"qty":2},{"sku":"b"}],"to":{"city":"X","zip":"1"}}"#;
+        assert_eq!(pick(json, &["lines.sku"]), r#"{"lines":[{"sku":"a"},{},{"sku":"b"}]}"#);
+        assert_eq!(pick(json, &["to.zip", "id"]), r#"{"id":7,"to":{"zip":"1"}}"#);
+        assert_eq!(pick(json, &["to.zip", "to"]), r#"{"to":{"city":"X","zip":"1"}}"#);
+        assert_eq!(pick(json, &["to.none", "none", "id.x"]), "{}");
+        assert_eq!(pick(json, &[]), "{}");
+    }
+
+    #[test]
+    fn lists_are_walked_and_other_values_hold_no_attributes() {
+        assert_eq!(pick(r#"[{"a":1,"b":2},[{"a":3}],5]"#, &["a"]), r#"[{"a":1},[{"a":3}],null]"#);
+        assert_eq!(pick(r#"{"a":[],"b":[1,2],"c":1e999}"#, &["a.x", "b.x", "c.x"]), r#"{"a":[]}"#);
+        assert_eq!(pick("5", &["a"]), "null");
+    }
+
+    #[test]
+    fn values_and_keys_are_copied_as_they_came() {
+        let json =
+            r#"{"n":123456789012345678901.10,"e":1E400,"\u0061":"\ud800","$serde_json::private::RawValue":"[1]"}"#;
+        let expected = r#"{"n":123456789012345678901.10,"e":1E400,"\u0061":"\ud800"}"#;
+        assert_eq!(pick(json, &["a", "n", "e"]), expected);
+        let token = "$serde_json::private::RawValue";
+        assert_eq!(pick(json, &[token]), r#"{"$serde_json::private::RawValue":"[1]"}"#);
+        assert_eq!(pick(r#"{"\ud800":1,"b":2}"#, &["b"]), r#"{"b":2}"#);
+    }
+
+    #[test]
+    fn hostile_texts_do_not_crash() {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(pick(&format!(r#"{{"a":{deep},"b":1}}"#), &["b"]), r#"{"b":1}"#);
+        assert_eq!(pick(&format!(r#"{{"a":{deep},"b":1}}"#), &["a.x", "b"]), r#"{"b":1}"#);
+        assert_eq!(pick(r#"{"a":1,"a":{"b":2},"a":3}"#, &["a"]), r#"{"a":1,"a":{"b":2},"a":3}"#);
+        assert!(Picks::parse(&["a".to_owned()]).expect("usable").apply("{\"a\":").is_err());
+    }
+
+    #[test]
+    fn paths_are_bounded_and_checked() {
+        assert_eq!(Picks::parse(&vec!["a".to_owned(); 51]).map(|_| ()), Err(Error::TooMany(51)));
+        for bad in ["", ".", "a..b", "a.", &["a"; 33].join(".")] {
+            assert_eq!(Picks::parse(&[bad.to_owned()]).map(|_| ()), Err(Error::Path(bad.to_owned())), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What every loop needs: a clock, a way to be started, named and stopped, patience, and chance.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+/// The wall clock. Positions and feed times use the journal database's clock instead (see `journal`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock;
+
+impl Clock {
+    pub fn system() -> Self {
+        Self
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    pub fn now_micros(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The background tasks of one gateway: started by name, told to stop together, waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    failed: CancellationToken,
+}
+
+impl Tasks {
+    /// Starts a task. It should end soon after [`Tasks::stopping`] is cancelled; one that panics stops the gateway.
+    pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) {
+        let tracked = self.tracker.track_future(future);
+        self.spawn_untracked(name, tracked);
+    }
+
+    /// Like [`Tasks::spawn`], but [`Tasks::drain`] does not wait for it: for what must outlive the other tasks.
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
+    pub fn spawn_untracked(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) {
+        let (name, tasks) = (name.to_owned(), self.clone());
+        let task = tokio::spawn(future);
+        tokio::spawn(async move {
+            if let Err(cause) = task.await {
+                error!(task.name = %name, %cause, "task `{name}` crashed, stopping");
+                tasks.failed.cancel();
+                tasks.stop.cancel();
+            }
+        });
+    }
+
+    /// Cancelled when the gateway stops.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Tells all tasks to stop.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether a task crashed.
+    pub fn crashed(&self) -> bool {
+        self.failed.is_cancelled()
+    }
+
+    /// Waits for all tasks to end, at most `patience`.
+    pub async fn drain(&self, patience: Duration) {
+        self.stop.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(patience, self.tracker.wait()).await.is_err() {
+            warn!(tasks = self.tracker.len(), "stopping without waiting for the last tasks");
+        }
+    }
+}
+
+/// Returns at SIGINT (Ctrl-C) or SIGTERM.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => info!("interrupted, stopping"),
+                _ = terminate.recv() => info!("told to terminate, stopping"),
+            }
+        }
+        Err(cause) => {
+            warn!(%cause, "can't listen for SIGTERM");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// A wake-up signal without data. Whoever hears it reads the present state itself.
+#[derive(Clone, Debug)]
+pub struct Bell {
+    rung: watch::Sender<()>,
+    heard: watch::Receiver<()>,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        let (rung, heard) = watch::channel(());
+        Self { rung, heard }
+    }
+}
+
+impl Bell {
+    /// Wakes every holder of a clone.
+    pub fn ring(&self) {
+        self.rung.send_replace(());
+    }
+
+    /// Returns at a ring or after `timer`. A ring since the last call returns at once, so nothing is missed by
+    /// looking between two calls.
+    pub async fn rung(&mut self, timer: Duration) {
+        let _ = tokio::time::timeout(timer, self.heard.changed()).await;
+    }
+}
+
+/// Growing waits between attempts of one thing.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Self { first, max, next: first }
+    }
+
+    /// The wait before the next attempt: doubles with each call.
+    pub fn next_wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.max);
+        wait
+    }
+
+    /// Starts again from the first wait.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// So many random bytes from the operating system's generator.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
+    bytes
+}
+
+/// So many random bytes as lower-case hex.
+pub fn random_hex(bytes: usize) -> String {
+    let mut buffer = vec![0; bytes];
+    aws_lc_rs::rand::fill(&mut buffer).expect("the system's random generator works");
+    hex(&buffer)
+}
+
+/// SHA-256 of a text.
+pub fn sha256(text: &str) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().try_into().expect("a SHA-256 digest has 32 bytes")
+}
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

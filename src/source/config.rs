@@ -1,0 +1,252 @@
+//! `[[source]]` of the configuration.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::filter::OWN_SOURCE;
+
+/// Names stand in URLs, ids and logs.
+const NAME_CHARS_MAX: usize = 64;
+
+/// One `[[source]]`.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub name: String,
+    /// `postgres://`, `mysql://`, `mariadb://` or `sqlite://`.
+    pub url: String,
+    /// May be `schema.table`.
+    pub table: String,
+    #[serde(default)]
+    pub follow: Follow,
+    #[serde(default)]
+    pub poll: Poll,
+    /// An SQL condition; rows where it does not hold stay inside.
+    #[serde(default, rename = "where")]
+    pub condition: Option<String>,
+    /// The zone of times that don't say theirs, by its IANA name.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    pub columns: Columns,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("name", &self.name)
+            .field("url", &redacted(&self.url))
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which columns make an event.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    pub sequence: String,
+    pub id: String,
+    pub r#type: Column,
+    pub aggregate_type: Column,
+    pub aggregate_id: Column,
+    pub aggregate_version: Option<Column>,
+    pub occurred_at: Column,
+    pub data: Column,
+    pub metadata: Option<Column>,
+    /// Only rows where this is true leave the service.
+    pub outbox: Option<Column>,
+}
+
+/// A column's name, or the same text for every row.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "expected a column name, or { value = \"…\" } for a constant")]
+pub enum Column {
+    Name(String),
+    Constant { value: String },
+}
+
+/// How new rows are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Follow {
+    #[default]
+    Probe,
+    Xmin,
+    Overlap,
+    Flag,
+}
+
+/// When to look for new rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "expected \"adaptive\", { fixed_delay = \"200ms\" } or { fixed_rate = \"1s\" }"
+)]
+pub enum Poll {
+    /// Soon after rows were found, ever more rarely while there are none.
+    #[default]
+    Adaptive,
+    /// So long after the end of the last look.
+    FixedDelay(#[serde(deserialize_with = "duration")] Duration),
+    /// From start to start; never two at once.
+    FixedRate(#[serde(deserialize_with = "duration")] Duration),
+}
+
+/// `250ms`, `5s`, `10m`, `2h`; between a millisecond and a day.
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    let ms = ms.filter(|ms| (1..=86_400_000).contains(ms));
+    let problem =
+        || serde::de::Error::custom(format!("`{text}` is no duration; give one such as \"250ms\", \"5s\" or \"10m\""));
+    ms.map(Duration::from_millis).ok_or_else(problem)
+}
+
+/// The databases that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Postgres,
+    MySql,
+    Sqlite,
+}
+
+impl Config {
+    /// The database that the URL names, if it names one.
+    pub fn engine(&self) -> Option<Engine> {
+        match self.url.split(':').next()? {
+            "postgres" | "postgresql" => Some(Engine::Postgres),
+            "mysql" | "mariadb" => Some(Engine::MySql),
+            "sqlite" => Some(Engine::Sqlite),
+            _ => None,
+        }
+    }
+
+    /// Checks what can be checked without the database.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key and what to write instead.
+    pub fn check(&self) -> Result<(), Error> {
+        let name = &self.name;
+        let is_name = (1..=NAME_CHARS_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+        if !is_name {
+            return Err(self.error(format!("`name` must be 1 to {NAME_CHARS_MAX} characters of a-z, 0-9, - and _")));
+        }
+        if name == OWN_SOURCE {
+            return Err(self.error(format!("`name` = \"{OWN_SOURCE}\" is taken by our own events; choose another")));
+        }
+        if self.engine().is_none() {
+            return Err(self.error("`url` must start with postgres://, mysql://, mariadb:// or sqlite://"));
+        }
+        if self.follow != Follow::Probe {
+            let follow = format!("{:?}", self.follow).to_lowercase();
+            return Err(self.error(format!("`follow` = \"{follow}\" is not built yet; use \"probe\"")));
+        }
+        self.zone().map(|_| ())
+    }
+
+    /// The zone of naive times, if one is named.
+    pub(super) fn zone(&self) -> Result<Option<chrono_tz::Tz>, Error> {
+        let Some(zone) = &self.time_zone else { return Ok(None) };
+        let problem =
+            || format!("`time_zone` = \"{zone}\" is no IANA zone; give one such as \"Europe/Berlin\" or \"UTC\"");
+        zone.parse().map(Some).map_err(|_| self.error(problem()))
+    }
+
+    pub(super) fn error(&self, problem: impl Into<String>) -> Error {
+        Error::Config { name: self.name.clone(), problem: problem.into() }
+    }
+}
+
+/// Checks all sources, and that no two have the same name.
+///
+/// # Errors
+/// The first that can't be used.
+pub fn check_names(sources: &[Config]) -> Result<(), String> {
+    for (n, source) in sources.iter().enumerate() {
+        source.check().map_err(|cause| cause.to_string())?;
+        if sources[..n].iter().any(|other| other.name == source.name) {
+            return Err(format!("source `{}`: another [[source]] has the same `name`; names must differ", source.name));
+        }
+    }
+    Ok(())
+}
+
+/// A database URL that may be shown: without its password. Works on the text, so that a password which breaks the
+/// URL's syntax is hidden too.
+pub fn redacted(url: &str) -> String {
+    // Parameters may carry secrets as well, but a `?` before the last `@` belongs to the password.
+    let end = url.rfind('@').unwrap_or(0);
+    let (place, parameters) = url[end..].split_once('?').map_or((&url[end..], ""), |(place, _)| (place, "?***"));
+    let (scheme, user) = url[..end].split_once("://").map_or(("", ""), |parts| parts);
+    match user.split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}:***{place}{parameters}"),
+        None => format!("{}{place}{parameters}", &url[..end]),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A cart table, as in the documentation.
+    pub(crate) fn cart(url: &str) -> Config {
+        let text = format!(
+            "name = \"cart\"\nurl = \"{url}\"\ntable = \"tb_cart_event\"\n[columns]\nsequence = \"seq\"\nid = \"event_id\"\n\
+             type = \"event_type\"\naggregate_type = {{ value = \"Cart\" }}\naggregate_id = \"cart_id\"\n\
+             aggregate_version = \"version\"\noccurred_at = \"occurred_at\"\ndata = \"payload\"\nmetadata = \"headers\"\n\
+             outbox = \"outbox\"\n"
+        );
+        toml::from_str(&text).expect("a source")
+    }
+
+    #[test]
+    fn the_documented_form_is_read() {
+        let config = cart("postgres://reader@db/shop");
+        assert!(config.check().is_ok());
+        assert_eq!(config.columns.aggregate_type, Column::Constant { value: "Cart".into() });
+        assert_eq!((config.poll, config.follow), (Poll::Adaptive, Follow::Probe));
+    }
+
+    #[test]
+    fn poll_takes_a_word_or_a_table() {
+        #[derive(Deserialize)]
+        struct Only {
+            poll: Poll,
+        }
+        let poll = |text: &str| toml::from_str::<Only>(text).map(|only| only.poll).map_err(|cause| cause.to_string());
+        assert_eq!(poll("poll = { fixed_delay = \"200ms\" }"), Ok(Poll::FixedDelay(Duration::from_millis(200))));
+        assert_eq!(poll("poll = { fixed_rate = \"1s\" }"), Ok(Poll::FixedRate(Duration::from_secs(1))));
+        assert!(poll("poll = \"often\"").is_err_and(|text| text.contains("adaptive")));
+        assert!(poll("poll = { fixed_rate = \"0s\" }").is_err_and(|text| text.contains("is no duration")));
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(redacted("postgres://u:p@db/shop"), "postgres://u:***@db/shop");
+        assert_eq!(redacted("mysql://u:p#:@x/?@db/shop?ssl-ca=a"), "mysql://u:***@db/shop?***");
+        assert_eq!(redacted("postgres://db/shop?password=p"), "postgres://db/shop?***");
+        assert_eq!(redacted("sqlite:///tmp/shop.db"), "sqlite:///tmp/shop.db");
+        assert!(!format!("{:?}", cart("postgres://u:secret@db/shop")).contains("secret"));
+    }
+
+    #[test]
+    fn names_are_unique_and_not_ours() {
+        let named = |name: &str| Config { name: name.into(), ..cart("sqlite://x") };
+        assert!(check_names(&[named("a"), named("b-2")]).is_ok());
+        assert!(check_names(&[named("a"), named("a")]).is_err());
+        assert!(check_names(&[named("postern")]).is_err());
+        assert!(check_names(&[named("A b")]).is_err());
+    }
+}

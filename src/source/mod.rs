@@ -1,0 +1,98 @@
+//! Where events come from: tables of other people's databases. They are only read, with the least rights.
+//!
+//! An adapter (`sql`) reads rows, `mapping` makes events of them, the one loop (`pump`) journals these in order and
+//! remembers in `holes` which numbers are still missing. Nothing here waits at a hole: what is visible is journaled,
+//! what is missing is looked for again.
+
+mod check;
+mod config;
+mod holes;
+mod mapping;
+mod order;
+mod pump;
+mod rest;
+mod sql;
+mod status;
+mod time;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::catalogue::Catalogue;
+use crate::journal::{self, Journal};
+use crate::runtime::{Clock, Tasks};
+use mapping::{Mapping, Row};
+use sql::{MySql, Postgres, SqlSource, Sqlite};
+
+pub use check::{Report, check};
+pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names, redacted};
+pub use rest::router;
+pub use status::{State, Status};
+
+/// Rows of one page. A tail of fewer rows is read with one statement; a longer one page by page in one snapshot.
+const ROWS_MAX: usize = 10_000;
+
+/// What can go wrong with a source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration can't be used as it stands.
+    #[error("source `{name}`: {problem}")]
+    Config { name: String, problem: String },
+    #[error("source `{name}`: there is no table `{table}`, or it can't be seen")]
+    NoTable { name: String, table: String },
+    #[error("source `{name}` has no column `{column}` in table `{table}`{hint}")]
+    NoColumn { name: String, table: String, column: String, hint: String },
+    #[error("source `{name}`: the database does not answer within {seconds}s")]
+    Timeout { name: String, seconds: u64 },
+    #[error("source `{name}`: {cause}")]
+    Database { name: String, cause: sqlx::Error },
+    #[error("source `{name}`: its checkpoint in the journal can't be read: {cause}")]
+    Checkpoint { name: String, cause: serde_json::Error },
+    #[error("source `{name}` can't be journaled: {cause}")]
+    Journal { name: String, cause: journal::Error },
+}
+
+/// Rows in ascending sequence.
+#[derive(Debug, Default)]
+struct Page {
+    rows: Vec<Row>,
+    /// There may be rows after the last of these; otherwise all that the snapshot shows are here.
+    more: bool,
+}
+
+/// A way to read one table. Nothing is ever written to it.
+trait Source: Sized + Send {
+    /// The database may give the number of a deleted newest row again, so the newest row is read at every poll.
+    const REREADS_LAST: bool;
+
+    /// Connects and checks the table against the configuration.
+    fn open(config: &Config) -> impl Future<Output = Result<Self, Error>> + Send;
+    fn mapping(&self) -> &Mapping;
+    /// From here to [`Source::end`], all reads see one state of the table. Before, each sees its own.
+    fn begin(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    fn end(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Rows above a number, at most so many.
+    fn tail(&mut self, above: i64, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
+    /// Rows whose number lies in one of the ranges (both ends included, ascending, disjoint), at most so many.
+    fn ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
+    /// The last rows, newest first.
+    fn newest(&mut self, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
+    /// What can't be guaranteed on this table and why, in sentences.
+    fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+}
+
+/// Starts reading a source; it goes on until the tasks are told to stop, whatever happens to its database.
+pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Status {
+    let status = Status::new(&config);
+    let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
+    let setting = pump::Setting { config, journal, catalogue, status: status.clone(), clock: Clock::system() };
+    tasks.spawn(&task, async move {
+        match setting.config.engine() {
+            Some(Engine::Postgres) => pump::run::<SqlSource<Postgres>>(setting, stop).await,
+            Some(Engine::MySql) => pump::run::<SqlSource<MySql>>(setting, stop).await,
+            // A URL that names no database is refused by `open`.
+            Some(Engine::Sqlite) | None => pump::run::<SqlSource<Sqlite>>(setting, stop).await,
+        }
+    });
+    status
+}

@@ -1,0 +1,118 @@
+//! `GET /sources…`: how the sources are doing, and the rows that could not be mapped. For operators.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Status;
+use crate::event::Micros;
+use crate::journal::Journal;
+use crate::runtime::Clock;
+use crate::web::auth::{Client, Scope};
+use crate::web::problem::{Kind, Problem};
+
+const LIMIT_MAX: usize = 200;
+const LIMIT_DEFAULT: usize = 50;
+
+#[derive(Clone)]
+struct Sources {
+    journal: Journal,
+    statuses: Arc<Vec<Status>>,
+    clock: Clock,
+    public_url: String,
+}
+
+/// The routes. Scope `admin`: quarantined rows show what was never published.
+pub fn router(journal: Journal, statuses: Vec<Status>, clock: Clock, public_url: &str) -> Router {
+    let sources = Sources { journal, statuses: Arc::new(statuses), clock, public_url: public_url.to_owned() };
+    Router::new()
+        .route("/sources", get(list))
+        .route("/sources/{source}", get(show))
+        .route("/sources/{source}/quarantine", get(quarantine))
+        .with_state(sources)
+}
+
+impl Sources {
+    fn status(&self, name: &str) -> Result<&Status, Problem> {
+        self.statuses.iter().find(|status| status.get().name == name).ok_or_else(|| {
+            Problem::new(Kind::NotFound, format!("there is no source `{name}`; GET /sources lists them"))
+        })
+    }
+
+    async fn state(&self, status: &Status) -> Result<Value, Problem> {
+        let state = status.get();
+        let kept = self.journal.source(&state.name).await?;
+        let count = |of: fn(&crate::journal::SourceRow) -> i64| kept.as_ref().map_or(0, of);
+        Ok(json!({
+            "name": state.name,
+            "kind": state.kind,
+            "follow": state.follow,
+            "healthy": state.healthy,
+            "lastError": state.last_error,
+            "lagSeconds": state.lag_seconds(self.clock.now_micros()),
+            "lastEventAt": state.last_event_at.map(|at| Micros(at).to_text()),
+            "position": state.position,
+            "holes": state.holes,
+            "journaled": count(|row| row.journaled),
+            "withheld": count(|row| row.withheld),
+            "duplicates": count(|row| row.duplicates),
+            "changed": count(|row| row.changed),
+            "quarantined": count(|row| row.quarantined),
+        }))
+    }
+}
+
+async fn list(State(sources): State<Sources>, Extension(client): Extension<Client>) -> Result<Json<Value>, Problem> {
+    client.must(&Scope::Admin)?;
+    let mut items = Vec::new();
+    for status in sources.statuses.iter() {
+        items.push(sources.state(status).await?);
+    }
+    Ok(Json(json!({ "items": items, "next": null })))
+}
+
+async fn show(
+    State(sources): State<Sources>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    client.must(&Scope::Admin)?;
+    Ok(Json(sources.state(sources.status(&name)?).await?))
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    #[serde(default)]
+    after: String,
+    limit: Option<usize>,
+}
+
+async fn quarantine(
+    State(sources): State<Sources>,
+    Extension(client): Extension<Client>,
+    Path(name): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Value>, Problem> {
+    client.must(&Scope::Admin)?;
+    sources.status(&name)?;
+    let limit = paging.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let rows = sources.journal.quarantine(&name, &paging.after, limit as i64).await?;
+    let next = rows
+        .last()
+        .filter(|_| rows.len() == limit)
+        .map(|last| format!("{}/sources/{name}/quarantine?after={}&limit={limit}", sources.public_url, last.id));
+    let items: Vec<Value> = rows
+        .into_iter()
+        .map(|row| {
+            json!({
+                "id": row.id, "eventId": row.event_id, "sequence": row.sequence, "reason": row.reason,
+                "detail": row.detail, "receivedAt": Micros(row.received_at).to_text(), "raw": row.raw,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "items": items, "next": next })))
+}

@@ -1,0 +1,90 @@
+//! SQLite: one writer at a time, so numbers become visible in their order.
+
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
+
+use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
+use crate::source::mapping::Kind;
+use crate::source::{Config, Page};
+
+/// How long a read waits for a writer's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(in crate::source) struct Sqlite;
+
+impl Engine for Sqlite {
+    type Db = sqlx::Sqlite;
+    const BEGIN: &'static str = "begin deferred";
+    /// Without `autoincrement`, the number of a deleted newest row is given again.
+    const REREADS_LAST: bool = true;
+    /// With a rollback journal, an open read makes the application's commit fail.
+    const LONG_SNAPSHOTS: bool = false;
+    const TYPED: bool = false;
+    const INTEGER: &'static str = "integer";
+    const TEXT: &'static str = "text";
+
+    async fn connect(config: &Config) -> Result<SqlitePool, sqlx::Error> {
+        let path =
+            config.url.trim_start_matches("sqlite:").trim_start_matches("//").split('?').next().unwrap_or_default();
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        pool().connect_with(options).await
+    }
+
+    async fn columns(pool: &SqlitePool, table: &Table) -> Result<Vec<(String, String)>, sqlx::Error> {
+        let sql = "select name, type from pragma_table_xinfo(?, coalesce(?, 'main'))";
+        sqlx::query_as(sql).bind(&table.name).bind(table.schema.as_deref()).fetch_all(pool).await
+    }
+
+    async fn examine(pool: &SqlitePool, table: &Table, column: &str) -> Examined {
+        // A single integer primary key is the row's place in the file, without an index of its own.
+        let keys =
+            "select lower(name) = lower(?2) and lower(type) = 'integer' from pragma_table_xinfo(?1) where pk > 0";
+        let keys: Vec<bool> = sqlx::query_scalar(keys).bind(&table.name).bind(column).fetch_all(pool).await?;
+        let indexes = "select l.\"unique\" and not l.partial and (select count(*) from pragma_index_info(l.name)) = 1 \
+                       from pragma_index_list(?1) l join pragma_index_info(l.name) i on i.seqno = 0 \
+                       where lower(i.name) = lower(?2)";
+        let mut unique: Vec<bool> = sqlx::query_scalar(indexes).bind(&table.name).bind(column).fetch_all(pool).await?;
+        unique.extend((keys == [true]).then_some(true));
+        let increments = "select coalesce(max(sql like '%autoincrement%'), 0) from sqlite_schema where name = ?";
+        let increments: bool = sqlx::query_scalar(increments).bind(&table.name).fetch_one(pool).await?;
+        let mode: String = sqlx::query_scalar("pragma journal_mode").fetch_one(pool).await?;
+        let mut warnings = Vec::new();
+        if keys == [true] && !increments {
+            warnings.push("the key has no `autoincrement`: where several newest rows are deleted at once and their numbers given again, rows may be missed".to_owned());
+        }
+        if mode != "wal" {
+            warnings.push(format!("the journal mode is `{mode}`: while the table is read, a commit may have to wait"));
+        }
+        Ok((unique, warnings))
+    }
+
+    async fn read(
+        connection: &mut SqliteConnection,
+        statement: &Statement,
+        fields: &[Field],
+        numbers: &[i64],
+    ) -> Result<Page, sqlx::Error> {
+        read!(connection, statement, fields, numbers)
+    }
+
+    /// Declared types say little here: any column may hold any value.
+    fn kind(r#type: &str) -> Kind {
+        if r#type.contains("blob") { Kind::Bytes } else { Kind::Text }
+    }
+
+    /// A text is greater than every number.
+    fn usable(column: &str) -> String {
+        format!("typeof({column}) = 'integer'")
+    }
+
+    /// `cross join` keeps the order: one look into the index a range.
+    fn ranges(Select { list, table, sequence }: &Select, ranges: usize) -> String {
+        let (values, usable) = (vec!["(?, ?)"; ranges].join(", "), Self::usable(sequence));
+        format!(
+            "with postern_range (postern_from, postern_to) as (values {values}) \
+             select {list} from postern_range cross join {table} \
+             where {sequence} between postern_from and postern_to and {usable} order by 1 limit ?"
+        )
+    }
+}

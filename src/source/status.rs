@@ -1,0 +1,64 @@
+//! How a source is doing, for those who look.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::{Config, Engine};
+
+/// The state of one source, shared between its loop and those who show it.
+#[derive(Clone, Debug)]
+pub struct Status(Arc<Mutex<State>>);
+
+/// How a source is doing. Times are microseconds.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    pub name: String,
+    pub kind: Option<Engine>,
+    pub follow: &'static str,
+    /// The last poll worked.
+    pub healthy: bool,
+    pub last_error: Option<String>,
+    /// When everything that was visible had been journaled for the last time.
+    pub complete_at: Option<i64>,
+    /// When the newest journaled event occurred.
+    pub last_event_at: Option<i64>,
+    /// The highest sequence number that was read.
+    pub position: Option<i64>,
+    /// Ranges of numbers below it that were never seen and are still looked for.
+    pub holes: usize,
+}
+
+impl State {
+    /// Seconds since everything visible was journaled; nothing before that happened for the first time.
+    pub fn lag_seconds(&self, now: i64) -> Option<f64> {
+        // Precision is lost beyond 285 years.
+        self.complete_at.map(|at| (now - at).max(0) as f64 / 1e6)
+    }
+}
+
+impl Status {
+    pub(super) fn new(config: &Config) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            name: config.name.clone(),
+            kind: config.engine(),
+            follow: "probe",
+            healthy: false,
+            last_error: None,
+            complete_at: None,
+            last_event_at: None,
+            position: None,
+            holes: 0,
+        })))
+    }
+
+    /// A copy of the present state.
+    pub fn get(&self) -> State {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

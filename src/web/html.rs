@@ -1,0 +1,42 @@
+//! Pages for people: one frame, one style sheet, no script.
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2430}\
+h1{font-size:1.4rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;\
+border-bottom:1px solid #dde2ea;vertical-align:top;overflow-wrap:anywhere}th{font-weight:600;white-space:nowrap}\
+pre{background:#f4f6f9;padding:1rem;overflow:auto}a{color:#0b5cad}";
+
+/// A page. `body` is HTML already; `title` is text.
+pub fn page(title: &str, body: &str) -> Response {
+    let title = escape(title);
+    let html = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><link rel=\"stylesheet\" href=\"/style.css\"></head>\n\
+         <body><h1>{title}</h1>\n{body}\n</body></html>\n"
+    );
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::VARY, "accept")], html).into_response()
+}
+
+/// `GET /style.css`.
+pub async fn style() -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "public, max-age=3600")];
+    (headers, STYLE).into_response()
+}
+
+/// Text that may stand in HTML, also inside quoted attributes.
+pub fn escape(text: &str) -> String {
+    let mut html = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#39;"),
+            _ => html.push(c),
+        }
+    }
+    html
+}

@@ -1,0 +1,145 @@
+//! The front door: what every request passes before a room and every answer after it. Also the one way out.
+
+pub mod auth;
+pub mod html;
+pub mod negotiate;
+pub mod openapi;
+pub mod outgoing;
+pub mod problem;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+use auth::{Auth, Client};
+use problem::{Draft, Kind, Problem};
+
+/// Longest time for one answer: a long poll and its reading.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Our pages load their one style sheet and nothing else.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// `[server]` of the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// How the outside reaches this gateway: the start of every link. Default: the address it listens on.
+    pub public_url: Option<String>,
+    /// The authority of Atom ids and of the gateway's name. Default: the host of `public_url`.
+    pub authority: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: None, authority: None }
+    }
+}
+
+/// What links and names are made of. Never from a request's `Host`.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Without a slash at its end.
+    pub public_url: String,
+    pub authority: String,
+}
+
+impl Site {
+    /// Checks `public_url`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn new(config: &Config, bound: SocketAddr) -> Result<Self, String> {
+        let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let public_url = public_url.trim_end_matches('/').to_owned();
+        let wrong = || format!("`server.public_url` must be an http or https URL without query, not `{public_url}`");
+        let url = url::Url::parse(&public_url).map_err(|_| wrong())?;
+        let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
+        let authority = config.authority.clone().or(host.map(str::to_owned)).ok_or_else(wrong)?;
+        Ok(Self { public_url, authority })
+    }
+}
+
+#[derive(Clone)]
+struct Front {
+    auth: Auth,
+    site: Site,
+}
+
+/// Puts the layers around the rooms: `open` routes answer everybody, `guarded` ones only known clients.
+pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
+    let front = Front { auth, site };
+    let guarded = guarded.layer(middleware::from_fn_with_state(front.clone(), authenticate));
+    open.merge(guarded)
+        .fallback(|| async { Problem::new(Kind::NotFound, "there is nothing at this URL; GET / lists what there is") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Kind::MethodNotAllowed, "not with this method; see Allow")
+        })
+        .layer(CompressionLayer::new())
+        .layer(middleware::from_fn_with_state(front, finish))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            tracing::error!("a handler panicked, answering 500");
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal error, see the gateway's log").into_response()
+        }))
+}
+
+async fn authenticate(State(front): State<Front>, mut request: Request, next: Next) -> Response {
+    match front.auth.client(request.headers()) {
+        Ok(Some(client)) => {
+            request.extensions_mut().insert::<Client>(client);
+            next.run(request).await
+        }
+        Ok(None) => Problem::new(Kind::Unauthenticated, "send `Authorization: Bearer pst_…`").into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Request id in and out, a bound on time, problems made whole, and the headers that every answer carries.
+async fn finish(State(front): State<Front>, mut request: Request, next: Next) -> Response {
+    let id = request_id(&request);
+    let instance = request.uri().path().to_owned();
+    let is_head = request.method() == Method::HEAD;
+    request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
+    let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Kind::Timeout, "the gateway gave up on this request; try again").into_response(),
+    };
+    if let Some(draft) = response.extensions_mut().remove::<Draft>() {
+        let document = draft.document(&front.site.public_url, &instance);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
+        headers.remove(header::CONTENT_ENCODING);
+        *response.body_mut() = if is_head { Body::empty() } else { Body::from(document) };
+    }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID.clone(), id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    }
+    response
+}
+
+/// The caller's id if it is one that can stand in a log line, else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let given = request.headers().get(&REQUEST_ID).filter(|value| {
+        let text = value.as_bytes();
+        (1..=64).contains(&text.len()) && text.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    });
+    given.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&crate::runtime::random_hex(8)).expect("hex digits can be a header value")
+    })
+}

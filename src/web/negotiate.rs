@@ -1,0 +1,86 @@
+//! What the client wants to get, and what it has already: `Accept` and `If-None-Match` (RFC 9110).
+
+use axum::http::{HeaderMap, header};
+
+/// The offered media type that the client likes best; the first one if it says nothing, none if it accepts none.
+/// Of types that are liked equally the one offered first wins, unless the client names one of them more exactly.
+pub fn accept<'a>(headers: &HeaderMap, offered: &[&'a str]) -> Option<&'a str> {
+    let values: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if values.is_empty() {
+        return offered.first().copied();
+    }
+    let ranges: Vec<(&str, f32)> = values.iter().flat_map(|value| value.split(',')).map(range).collect();
+    let mut best: Option<(&str, f32)> = None;
+    for offer in offered {
+        let (main, _) = offer.split_once('/').unwrap_or((offer, ""));
+        let rank = |range: &str| match range {
+            exact if exact.eq_ignore_ascii_case(offer) => 3,
+            wide if wide.strip_suffix("/*").is_some_and(|m| m.eq_ignore_ascii_case(main)) => 2,
+            "*/*" => 1,
+            _ => 0,
+        };
+        let quality = ranges.iter().filter(|(r, _)| rank(r) > 0).max_by_key(|(r, _)| rank(r)).map_or(0.0, |(_, q)| *q);
+        if quality > 0.0 && best.is_none_or(|(_, than)| quality > than) {
+            best = Some((offer, quality));
+        }
+    }
+    best.map(|(offer, _)| offer)
+}
+
+fn range(text: &str) -> (&str, f32) {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+    (range, quality.and_then(|q| q.parse().ok()).unwrap_or(1.0))
+}
+
+/// Whether the client has this version already: weak comparison of `If-None-Match`, `*` and lists included.
+/// A `-gzip` that a proxy appended does not count.
+pub fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| {
+        let tag = tag.trim();
+        let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
+        tag.strip_suffix("-gzip").unwrap_or(tag).to_owned()
+    };
+    let wanted = opaque(etag);
+    let values = headers.get_all(header::IF_NONE_MATCH);
+    values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|tag| {
+        let tag = tag.trim();
+        tag == "*" || opaque(tag) == wanted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().expect("a header"));
+        headers
+    }
+
+    #[test]
+    fn the_liked_best_wins_and_nothing_means_the_first() {
+        let offered = ["application/json", "text/html"];
+        assert_eq!(accept(&HeaderMap::new(), &offered), Some("application/json"));
+        for (value, expected) in [
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Some("text/html")),
+            ("*/*", Some("application/json")),
+            ("application/*;q=0.5, text/html;q=0.4", Some("application/json")),
+            ("image/png", None),
+            ("text/html;q=0", None),
+        ] {
+            assert_eq!(accept(&headers(header::ACCEPT, value), &offered), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn etags_are_compared_weakly() {
+        let etag = "W/\"a:1\"";
+        for same in ["W/\"a:1\"", "\"a:1\"", "\"x\", W/\"a:1\"", "*", "\"a:1-gzip\""] {
+            assert!(has_already(&headers(header::IF_NONE_MATCH, same), etag), "{same}");
+        }
+        assert!(!has_already(&headers(header::IF_NONE_MATCH, "\"a:2\""), etag));
+    }
+}

@@ -1,0 +1,310 @@
+//! The one way out: an HTTP client whose every connection passes the egress guard.
+//!
+//! Literals are checked before a call, names when they are resolved; the address that was checked is the one that
+//! is connected to, so an answer that changes in between gains nothing. Redirects and proxies are never followed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A receiver that is called less often gets a new connection: most servers close idle ones after a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// Idle connections kept for one receiver: as many as one webhook may use.
+const IDLE_PER_HOST_MAX: usize = 64;
+
+/// What is not the public internet, in IPv4 (IANA special-purpose registry, and multicast).
+const FORBIDDEN_V4: [(Ipv4Addr, u8); 15] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+/// The parts of 2000::/3 that are not the public internet: protocol assignments with Teredo, documentation, 6to4.
+const FORBIDDEN_V6: [(Ipv6Addr, u8); 4] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+const GLOBAL_UNICAST_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+/// NAT64 (RFC 6052): judged by the IPv4 address inside.
+const NAT64: (Ipv6Addr, u8) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+
+/// Why a call is not made.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    #[error("`{0}` is not an http or https URL with a host")]
+    Url(String),
+    #[error("a URL may not carry a user name or password")]
+    Credentials,
+    #[error("http: is only spoken to addresses in `[webhooks] allow`; use https:")]
+    Plain,
+    #[error("{host} is or resolves to {address}, which is not a public address; `[webhooks] allow` can name it")]
+    Address { host: String, address: IpAddr },
+}
+
+/// What may be called although it is not public.
+#[derive(Clone, Debug, Default)]
+struct Guard {
+    networks: Vec<IpNet>,
+    hosts: Vec<String>,
+}
+
+impl Guard {
+    fn parse(allow: &[String]) -> Result<Self, String> {
+        let mut guard = Self::default();
+        for text in allow {
+            if let Ok(network) = text.parse::<IpNet>() {
+                guard.networks.push(network);
+            } else if let Ok(address) = text.parse::<IpAddr>() {
+                guard.networks.push(address.into());
+            } else if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+                guard.hosts.push(text.to_ascii_lowercase());
+            } else {
+                return Err(format!(
+                    "`webhooks.allow`: `{text}` is neither an address, a network such as 10.1.0.0/16 nor a host name"
+                ));
+            }
+        }
+        Ok(guard)
+    }
+
+    fn allows(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.networks.iter().any(|network| network.contains(&address))
+    }
+
+    fn allows_host(&self, host: &str) -> bool {
+        self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host.trim_end_matches('.')))
+    }
+
+    /// Any refused address refuses: a name that is half public is a trick or a mistake.
+    fn check(&self, host: &str, addresses: &[SocketAddr], plain: bool) -> Result<(), Refused> {
+        if self.allows_host(host) {
+            return Ok(());
+        }
+        for address in addresses {
+            if self.allows(address.ip()) {
+                continue;
+            }
+            if !is_public(address.ip()) {
+                return Err(Refused::Address { host: host.to_owned(), address: address.ip() });
+            }
+            if plain {
+                return Err(Refused::Plain);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    let v6_in = |(net, bits): (Ipv6Addr, u8), v6: &Ipv6Addr| Ipv6Net::new_assert(net, bits).contains(v6);
+    match address.to_canonical() {
+        IpAddr::V4(v4) => !FORBIDDEN_V4.iter().any(|(net, bits)| Ipv4Net::new_assert(*net, *bits).contains(&v4)),
+        IpAddr::V6(v6) if v6_in(NAT64, &v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            is_public(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        IpAddr::V6(v6) => v6_in(GLOBAL_UNICAST_V6, &v6) && !FORBIDDEN_V6.iter().any(|net| v6_in(*net, &v6)),
+    }
+}
+
+/// Looks names up and lets only addresses through that the guard lets pass.
+struct Resolver {
+    guard: Arc<Guard>,
+    plain: bool,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (guard, plain) = (Arc::clone(&self.guard), self.plain);
+        Box::pin(async move {
+            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            guard.check(name.as_str(), &addresses, plain)?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The outgoing HTTP clients. Cheap to clone; connections are shared.
+#[derive(Clone)]
+pub struct Outgoing {
+    guard: Arc<Guard>,
+    secure: reqwest::Client,
+    plain: reqwest::Client,
+}
+
+impl Outgoing {
+    /// `allow` holds addresses, networks and host names that the guard would refuse otherwise.
+    ///
+    /// # Errors
+    /// An entry that is none of these, or a TLS set-up that fails.
+    pub fn new(allow: &[String]) -> Result<Self, String> {
+        let guard = Arc::new(Guard::parse(allow)?);
+        let client = |plain: bool| client(Resolver { guard: Arc::clone(&guard), plain });
+        let (secure, plain) = (client(false)?, client(true)?);
+        Ok(Self { guard, secure, plain })
+    }
+
+    /// The client for a URL, if what can be known without a look-up allows the call. To be asked before every call:
+    /// the resolver never sees literals.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn client(&self, url: &Url) -> Result<&reqwest::Client, Refused> {
+        let plain = url.scheme() == "http";
+        if !plain && url.scheme() != "https" {
+            return Err(Refused::Url(url.to_string()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refused::Credentials);
+        }
+        let literal = match url.host() {
+            None => return Err(Refused::Url(url.to_string())),
+            Some(Host::Domain(_)) => None,
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+        };
+        if let Some(address) = literal {
+            self.guard.check(&address.to_string(), &[SocketAddr::new(address, 0)], plain)?;
+        }
+        Ok(if plain { &self.plain } else { &self.secure })
+    }
+
+    /// Like [`Outgoing::client`], and looks the name up now. A name that can't be resolved at the moment passes: it is
+    /// checked again at every connection.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn check(&self, url: &Url) -> Result<(), Refused> {
+        self.client(url)?;
+        let Some(Host::Domain(name)) = url.host() else { return Ok(()) };
+        match tokio::net::lookup_host((name, 0)).await {
+            Ok(addresses) => self.guard.check(name, &addresses.collect::<Vec<_>>(), url.scheme() == "http"),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether the URL leads to this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        Some(Host::Domain(name)) => name.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
+/// The refusal behind a failed call, if the guard was the cause.
+pub fn refusal(error: &reqwest::Error) -> Option<&Refused> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(refused) = inner.downcast_ref::<Refused>() {
+            return Some(refused);
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that makes clients")]
+fn client(resolver: Resolver) -> Result<reqwest::Client, String> {
+    // A second call answers with an error and changes nothing: that is fine, one provider is all that is needed.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder()
+        .dns_resolver(Arc::new(resolver))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .build()
+        .map_err(|cause| format!("outgoing HTTP client: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_an_inner_address_is_refused() {
+        let outgoing = Outgoing::new(&[]).expect("usable");
+        for host in [
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::7f00:1]",
+            "[::ffff:0:7f00:1]",
+            "[::5efe:7f00:1]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b:1::1]",
+            "[2002:7f00:1::]",
+            "[2001:0::1]",
+            "[fe80::1]",
+            "[fec0::1]",
+            "[fd00:ec2::254]",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "192.0.0.1",
+            "192.88.99.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "[100::1]",
+            "[5f00::1]",
+            "[2001:db8::1]",
+            "[3fff::1]",
+            "10.0.0.1",
+            "172.31.0.1",
+            "192.168.1.1",
+        ] {
+            let url = Url::parse(&format!("https://{host}/")).expect("a URL");
+            assert!(matches!(outgoing.client(&url), Err(Refused::Address { .. })), "{host}");
+        }
+        for host in ["8.8.8.8", "[64:ff9b::808:808]", "[2606:4700::1111]"] {
+            let url = Url::parse(&format!("https://{host}/")).expect("a URL");
+            assert!(outgoing.client(&url).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_allowed_addresses_only() {
+        let outgoing = Outgoing::new(&["127.0.0.0/8".to_owned()]).expect("usable");
+        let check = |text: &str| outgoing.client(&Url::parse(text).expect("a URL")).map(|_| ());
+        assert_eq!(check("http://127.0.0.1:9/x"), Ok(()));
+        assert_eq!(check("http://8.8.8.8/"), Err(Refused::Plain));
+        assert_eq!(check("https://user:secret@example.com/"), Err(Refused::Credentials));
+        assert!(matches!(check("ftp://127.0.0.1/"), Err(Refused::Url(_))));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_inside_is_refused_when_it_is_resolved() {
+        let outgoing = Outgoing::new(&[]).expect("usable");
+        let url = Url::parse("https://localhost:1/").expect("a URL");
+        assert!(matches!(outgoing.check(&url).await, Err(Refused::Address { .. })));
+        let error = outgoing.client(&url).expect("names pass").get(url.clone()).send().await.expect_err("refused");
+        assert!(matches!(refusal(&error), Some(Refused::Address { .. })), "{error:?}");
+    }
+}

@@ -1,0 +1,230 @@
+//! The feed, through HTTP and a parser that is not ours.
+
+use atom_syndication::Feed;
+use postern::event::Event;
+
+use crate::support::{Engine, Gateway, event, events, json};
+
+/// A page size that lets the borders be met with few events.
+const SMALL: &str = "[[feed]]\nname = \"all\"\npage_size = 10\n[[feed]]\nname = \"checkouts\"\npage_size = 3\nfilter = { types = [\"CheckedOut\"] }\n";
+
+fn parse(xml: &str) -> Feed {
+    Feed::read_from(xml.as_bytes()).unwrap_or_else(|cause| panic!("{cause}: {xml}"))
+}
+
+fn ids(feed: &Feed) -> Vec<String> {
+    feed.entries().iter().map(|entry| entry.id().to_owned()).collect()
+}
+
+fn link<'a>(feed: &'a Feed, relation: &str) -> Option<&'a str> {
+    feed.links().iter().find(|link| link.rel() == relation).map(|link| link.href())
+}
+
+fn atom_ids(range: std::ops::RangeInclusive<i64>) -> Vec<String> {
+    range.map(|n| format!("urn:uuid:{}", event(n).id)).collect()
+}
+
+async fn fetch(gateway: &Gateway, url: &str) -> Feed {
+    let path = url.strip_prefix(&gateway.url("")).unwrap_or(url);
+    parse(&gateway.get_text(path).await)
+}
+
+/// Walks `next` links from the beginning until one leads back to where it was.
+async fn walk(gateway: &Gateway, start: &str) -> Vec<String> {
+    let (mut seen, mut url) = (Vec::new(), start.to_owned());
+    loop {
+        let page = fetch(gateway, &url).await;
+        seen.extend(ids(&page));
+        let next = link(&page, "next").or(link(&page, "next-archive")).unwrap().to_owned();
+        if page.entries().is_empty() || next == url {
+            return seen;
+        }
+        url = next;
+    }
+}
+
+/// Head, then `prev-archive` to the first page: what an RFC 5005 reader does.
+async fn head_and_archives(gateway: &Gateway, feed: &str) -> Vec<String> {
+    let head = fetch(gateway, &format!("/feeds/{feed}.atom")).await;
+    let mut newest_first = ids(&head);
+    let mut previous = link(&head, "prev-archive").map(str::to_owned);
+    while let Some(url) = previous {
+        let page = fetch(gateway, &url).await;
+        let mut entries = ids(&page);
+        entries.reverse();
+        newest_first.extend(entries.into_iter().filter(|id| !newest_first.contains(id)).collect::<Vec<_>>());
+        previous = link(&page, "prev-archive").map(str::to_owned);
+    }
+    newest_first.reverse();
+    newest_first
+}
+
+async fn head_archives_and_walk_give_the_journal(engine: Engine) {
+    for n in [0, 1, 9, 10, 11, 19, 107] {
+        let gateway = Gateway::start_with(engine, SMALL).await;
+        gateway.append(events(1..=n)).await;
+        assert_eq!(head_and_archives(&gateway, "all").await, atom_ids(1..=n), "{n} events, archives");
+        assert_eq!(walk(&gateway, "/feeds/all.atom?after=0").await, atom_ids(1..=n), "{n} events, walk");
+        let checkouts: Vec<String> = (1..=n).filter(|n| n % 5 == 0).flat_map(|n| atom_ids(n..=n)).collect();
+        assert_eq!(head_and_archives(&gateway, "checkouts").await, checkouts, "{n} events, filtered archives");
+        assert_eq!(walk(&gateway, "/feeds/checkouts.atom?after=0").await, checkouts, "{n} events, filtered walk");
+    }
+}
+
+#[tokio::test]
+async fn on_sqlite_head_archives_and_walk_give_the_journal() {
+    head_archives_and_walk_give_the_journal(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn on_postgres_head_archives_and_walk_give_the_journal() {
+    head_archives_and_walk_give_the_journal(Engine::Postgres).await;
+}
+
+#[tokio::test]
+async fn a_sealed_page_is_immutable_and_the_same_after_a_restart() {
+    let mut gateway = Gateway::start_with(Engine::Sqlite, SMALL).await;
+    gateway.append(events(1..=25)).await;
+    let head = fetch(&gateway, "/feeds/all.atom").await;
+    let second = link(&head, "prev-archive").unwrap().to_owned();
+    let path = second.strip_prefix(&gateway.url("")).unwrap().to_owned();
+    let before = gateway.get(&path).await;
+    assert_eq!(before.headers()["cache-control"], "public, max-age=31536000, immutable");
+    let etag = before.headers()["etag"].clone();
+    let before = before.text().await.unwrap();
+    assert_eq!(ids(&parse(&before)), atom_ids(11..=20), "oldest first");
+    gateway.append(events(26..=40)).await;
+    gateway.restart().await;
+    let after = gateway.get(&path).await;
+    assert_eq!(after.headers()["etag"], etag);
+    assert_eq!(after.text().await.unwrap(), before);
+    let again = gateway.client().get(gateway.url(&path)).header("if-none-match", etag).send().await.unwrap();
+    assert_eq!(again.status(), 304);
+}
+
+#[tokio::test]
+async fn the_open_page_grows_and_then_seals_at_the_same_url() {
+    let gateway = Gateway::start_with(Engine::Sqlite, SMALL).await;
+    gateway.append(events(1..=12)).await;
+    let head = fetch(&gateway, "/feeds/all.atom").await;
+    let open = link(&head, "prev-archive").unwrap().replace("/1.atom", "/2.atom");
+    let path = open.strip_prefix(&gateway.url("")).unwrap().to_owned();
+    let response = gateway.get(&path).await;
+    assert_eq!(response.headers()["cache-control"], "public, no-cache");
+    assert_eq!(response.headers()["feed-head"], "12");
+    assert_eq!(ids(&parse(&response.text().await.unwrap())), atom_ids(11..=12));
+    gateway.append(events(13..=20)).await;
+    let sealed = gateway.get(&path).await;
+    assert!(sealed.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    assert_eq!(ids(&parse(&sealed.text().await.unwrap())), atom_ids(11..=20));
+    assert_eq!(gateway.get(&path.replace("/2.atom", "/9.atom")).await.status(), 404);
+    assert_eq!(gateway.get(&path.replace("/2.atom", "/0.atom")).await.status(), 404);
+}
+
+#[tokio::test]
+async fn the_head_answers_304_until_something_happens() {
+    let gateway = Gateway::start().await;
+    gateway.append(events(1..=3)).await;
+    let first = gateway.get("/feeds/all.atom").await;
+    let etag = first.headers()["etag"].to_str().unwrap().to_owned();
+    assert!(etag.starts_with("W/\""));
+    let ask = |etag: String| gateway.client().get(gateway.url("/feeds/all.atom")).header("if-none-match", etag).send();
+    let unchanged = ask(etag.clone()).await.unwrap();
+    assert_eq!(unchanged.status(), 304);
+    assert_eq!(unchanged.headers()["etag"], etag.as_str());
+    assert_eq!(unchanged.headers()["feed-head"], "3");
+    gateway.append(events(4..=4)).await;
+    let changed = ask(etag).await.unwrap();
+    assert_eq!(changed.status(), 200);
+    assert_eq!(ids(&parse(&changed.text().await.unwrap())).first(), atom_ids(4..=4).first(), "newest first");
+}
+
+#[tokio::test]
+async fn since_starts_at_the_first_event_that_is_not_older_and_goes_on_by_position() {
+    let gateway = Gateway::start().await;
+    gateway.append(events(1..=30)).await;
+    let time = event(12).occurred_at.to_millis_text();
+    let page = fetch(&gateway, &format!("/feeds/all.atom?since={time}&limit=5")).await;
+    assert_eq!(ids(&page), atom_ids(12..=16));
+    let next = fetch(&gateway, link(&page, "next").unwrap()).await;
+    assert_eq!(ids(&next), atom_ids(17..=21), "the limit is kept");
+    let future = fetch(&gateway, "/feeds/all.atom?since=2099-01-01T00:00:00Z").await;
+    assert!(future.entries().is_empty());
+}
+
+#[tokio::test]
+async fn after_takes_ids_atom_ids_cursors_and_positions() {
+    let gateway = Gateway::start().await;
+    gateway.append(events(1..=5)).await;
+    let cursor = format!("{}-3", gateway.app().journal().id());
+    for after in [event(3).id, format!("urn:uuid:{}", event(3).id), cursor, "3".to_owned()] {
+        let response = gateway.get(&format!("/feeds/all.atom?after={after}")).await;
+        assert_eq!((response.status().as_u16(), &response.headers()["feed-position"]), (200, &"5".parse().unwrap()));
+        assert_eq!(ids(&parse(&response.text().await.unwrap())), atom_ids(4..=5), "after={after}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_refused_with_an_example() {
+    let gateway = Gateway::start().await;
+    gateway.append(events(1..=2)).await;
+    for (query, status, says) in [
+        ("after=", 400, "event id"),
+        ("after=nobody", 404, "nobody"),
+        ("after=3", 404, "3"),
+        ("after=ffffffff-1", 410, "?after="),
+        ("after=0&since=2026-01-01T00:00:00Z", 400, "one of"),
+        ("since=yesterday", 400, "since=2026-01-31T12:00:00Z"),
+        ("since=2026-01-01T00:00:00+01:00", 400, "%2B"),
+        ("after=0&limit=0", 400, "limit=100"),
+        ("after=0&limit=-1", 400, "limit=100"),
+        ("limit=5", 400, "?after=0"),
+        ("aftr=0", 400, "unknown parameter `aftr`"),
+    ] {
+        let response = gateway.get(&format!("/feeds/all.atom?{query}")).await;
+        assert_eq!(response.status(), status, "{query}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let problem = json(response).await;
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{query}: {problem}");
+    }
+    assert_eq!(gateway.get("/feeds/nothing.atom").await.status(), 404);
+    assert_eq!(gateway.get("/events/nothing").await.status(), 404);
+}
+
+#[tokio::test]
+async fn nasty_data_changes_no_count_and_no_date() {
+    let gateway = Gateway::start().await;
+    let nasty = Event {
+        id: "cart:a b/<&>\"'\u{8}".to_owned(),
+        r#type: "T\u{0b}<]]>&\u{202e}\u{fffe}".to_owned(),
+        aggregate_id: "x".repeat(500),
+        occurred_at: postern::event::Micros::parse_rfc3339("2026-01-01T00:00:00.123456Z").unwrap(),
+        ..event(1)
+    };
+    gateway.append(vec![nasty.clone(), event(2)]).await;
+    let xml = gateway.get_text("/feeds/all.atom").await;
+    assert!(xml.contains("<published>2026-01-01T00:00:00.123Z</published>"), "{xml}");
+    assert!(!xml.chars().any(|c| c.is_control() && !"\n\t".contains(c)), "control characters");
+    let feed = parse(&xml);
+    assert_eq!(feed.entries().len(), 2);
+    let entry = &feed.entries()[1];
+    let detail = entry.links()[0].href().strip_prefix(&gateway.url("")).unwrap();
+    assert_eq!(json(gateway.get(detail).await).await["type"], nasty.r#type.as_str(), "the detail has the original");
+    let after = fetch(&gateway, &format!("/feeds/all.atom?after={}", postern::event::escape(entry.id()))).await;
+    assert_eq!(ids(&after), atom_ids(2..=2), "the Atom id leads back");
+}
+
+#[tokio::test]
+async fn an_event_is_shown_as_json_and_to_people() {
+    let gateway = Gateway::start().await;
+    gateway.append(events(1..=1)).await;
+    let path = format!("/events/{}", event(1).id);
+    let detail = json(gateway.get(&path).await).await;
+    assert_eq!(detail["position"], 1);
+    assert_eq!(detail["data"]["sku"], "TEA");
+    assert_eq!(detail["occurredAt"], "2026-01-01T00:01:00.000Z");
+    let html = gateway.client().get(gateway.url(&path)).header("accept", "text/html").send().await.unwrap();
+    assert!(html.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    assert!(html.text().await.unwrap().contains("ItemAdded"));
+}

@@ -1,0 +1,109 @@
+//! Who asks, what they see, and how the door answers what it does not know.
+
+use postern::web::auth::new_token;
+use serde_json::json;
+
+use crate::support::{Engine, Gateway, event, events, json};
+
+fn client(name: &str, hash: &str, scopes: &str, events: &str) -> String {
+    format!("[[client]]\nname = {name:?}\ntoken_hash = {hash:?}\nscopes = {scopes}\nevents = {events}\n")
+}
+
+#[tokio::test]
+async fn a_client_sees_only_its_events_in_every_door() {
+    let ((all, all_hash), (some, some_hash)) = (new_token(), new_token());
+    let config = client("all", &all_hash, "[\"read\", \"webhooks\"]", "{}")
+        + &client("some", &some_hash, "[\"read\"]", "{ types = [\"CheckedOut\"] }");
+    let gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+    gateway.append(events(1..=10)).await;
+    let get = |path: String, token: &str| gateway.client().get(gateway.url(&path)).bearer_auth(token).send();
+
+    let feed = get("/feeds/all.atom".into(), &some).await.unwrap();
+    assert_eq!(feed.headers()["cache-control"], "private, no-cache");
+    let feed = feed.text().await.unwrap();
+    assert_eq!(feed.matches("<entry>").count(), 2);
+    assert!(!feed.contains("ItemAdded"));
+    assert_eq!(get("/feeds/all.atom".into(), &all).await.unwrap().text().await.unwrap().matches("<entry>").count(), 10);
+
+    let (hidden, unknown) = (format!("/events/{}", event(1).id), "/events/nothing".to_owned());
+    let hidden = get(hidden, &some).await.unwrap();
+    let unknown = get(unknown, &some).await.unwrap();
+    assert_eq!((hidden.status(), unknown.status()), (unknown.status(), hidden.status()));
+    assert_eq!(hidden.status(), 404);
+    assert_eq!(get(format!("/feeds/all.atom?after={}", event(1).id), &some).await.unwrap().status(), 404);
+
+    let query =
+        json!({ "query": format!("{{ event(id: \"{}\") {{ id }} events {{ nodes {{ type }} }} }}", event(1).id) });
+    let request = gateway.client().post(gateway.url("/graphql")).bearer_auth(&some);
+    let answer = request.header("content-type", "application/json").body(query.to_string()).send().await.unwrap();
+    let answer = json(answer).await;
+    assert_eq!(answer["data"]["event"], json!(null));
+    assert_eq!(answer["data"]["events"]["nodes"].as_array().unwrap().len(), 2);
+
+    let refused = get("/webhooks".into(), &some).await.unwrap();
+    assert_eq!(refused.status(), 403);
+    assert!(json(refused).await["detail"].as_str().unwrap().contains("webhooks"));
+}
+
+#[tokio::test]
+async fn without_a_known_token_only_the_open_routes_answer() {
+    let (token, hash) = new_token();
+    let gateway = Gateway::start_with(Engine::Sqlite, &client("erp", &hash, "[\"read\"]", "{}")).await;
+    for path in ["/", "/healthz", "/readyz", "/openapi.json", "/style.css"] {
+        assert_eq!(gateway.get(path).await.status(), 200, "{path}");
+    }
+    for path in ["/feeds", "/feeds/all.atom", "/events/x", "/graphql?query={__typename}", "/webhooks"] {
+        let refused = gateway.get(path).await;
+        assert_eq!(refused.status(), 401, "{path}");
+        assert!(refused.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+        let wrong = gateway.client().get(gateway.url(path)).bearer_auth(format!("{token}x")).send().await.unwrap();
+        assert_eq!(wrong.status(), 401, "{path}");
+    }
+    let right = gateway.client().get(gateway.url("/feeds/all.atom")).bearer_auth(token).send().await.unwrap();
+    assert_eq!(right.status(), 200);
+}
+
+#[tokio::test]
+async fn a_public_address_without_clients_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("postern.toml");
+    std::fs::write(&path, "[server]\nlisten = \"0.0.0.0:0\"\n[journal]\nurl = \"sqlite://j.db\"\n").unwrap();
+    let config = postern::config::Config::load(&path, &[]).unwrap();
+    let error = postern::app::Gateway::start(config, postern::app::Options::default()).await.err().unwrap();
+    assert!(error.to_string().contains("postern token"), "{error}");
+}
+
+#[tokio::test]
+async fn a_second_gateway_on_the_same_journal_is_refused() {
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let gateway = Gateway::start_with(engine, "").await;
+        let path = gateway.dir.path().join("second.toml");
+        let key = "q83vEjRWeJC6mP3VbQ7mR1Yk0n8qk0u9cZ3vQ2lH0fE=";
+        let config = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[journal]\nurl = {:?}\n[webhooks]\nsealing_key = {key:?}\n",
+            gateway.journal_url
+        );
+        std::fs::write(&path, config).unwrap();
+        let config = postern::config::Config::load(&path, &[]).unwrap();
+        let error = postern::app::Gateway::start(config, postern::app::Options::default()).await.err().unwrap();
+        assert!(error.to_string().contains("another gateway"), "{engine:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn errors_are_problems_with_a_request_id() {
+    let gateway = Gateway::start().await;
+    let response = gateway.client().get(gateway.url("/nowhere")).header("x-request-id", "abc-1").send().await.unwrap();
+    assert_eq!(response.status(), 404);
+    assert_eq!(response.headers()["x-request-id"], "abc-1");
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let problem = json(response).await;
+    assert_eq!(problem["type"], format!("{}/problems/not-found", gateway.url("")));
+    assert_eq!((problem["status"].as_i64(), problem["instance"].as_str()), (Some(404), Some("/nowhere")));
+    let response = gateway.client().delete(gateway.url("/feeds/all.atom")).send().await.unwrap();
+    assert_eq!(response.status(), 405);
+    assert!(response.headers()["allow"].to_str().unwrap().contains("GET"));
+    let head = gateway.client().head(gateway.url("/feeds/all.atom")).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+    assert!(head.headers().contains_key("etag"));
+}

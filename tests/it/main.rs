@@ -1,0 +1,16 @@
+//! All integration tests in one binary: one link step, one harness. Each file speaks through one door.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests are the outside world: own clients, own clocks, loud failures"
+)]
+
+mod support;
+
+mod feed;
+mod front_door;
+mod graphql;
+mod journal;
+mod kill;
+mod sources;
+mod webhooks;

@@ -1,0 +1,495 @@
+//! Sources, from a table to the journal: which interleavings of transactions are survived, on each engine.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use postern::catalogue::Catalogue;
+use postern::event::Entry;
+use postern::filter::{Filter, Selection};
+use postern::journal::{Payload, Range};
+use postern::source;
+use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, SqliteConnection};
+
+use crate::support::{Database, Engine, Gateway, wait_for};
+
+/// `[[source]]` for [`table`], with more keys.
+fn configuration(url: &str, more: &str) -> String {
+    format!(
+        "[[source]]\nname = \"cart\"\nurl = {url:?}\ntable = \"tb_cart_event\"\n{more}\n\
+         [source.columns]\nsequence = \"seq\"\nid = \"event_id\"\ntype = \"event_type\"\n\
+         aggregate_type = {{ value = \"Cart\" }}\naggregate_id = \"cart_id\"\naggregate_version = \"version\"\n\
+         occurred_at = \"occurred_at\"\ndata = \"payload\"\noutbox = \"outbox\"\n"
+    )
+}
+
+const OFTEN: &str = "poll = { fixed_delay = \"5ms\" }";
+
+fn table(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Postgres => {
+            "create table tb_cart_event (seq bigserial primary key, event_id text not null, event_type text not null \
+             default 'ItemAdded', cart_id text not null, version bigint not null, occurred_at timestamptz not null default \
+             '2026-01-01T00:00:00Z', payload jsonb default '{\"n\": 1}', outbox boolean default true)"
+        }
+        Engine::Mysql => {
+            "create table tb_cart_event (seq bigint primary key auto_increment, event_id varchar(100) not null, \
+             event_type varchar(100) not null default 'ItemAdded', cart_id varchar(100) not null, version bigint not null, \
+             occurred_at timestamp(6) not null default '2026-01-01 00:00:00', payload json default '{\"n\": 1}', \
+             outbox boolean default true)"
+        }
+        Engine::Sqlite => {
+            "create table tb_cart_event (seq integer primary key, event_id text not null, event_type text not null \
+             default 'ItemAdded', cart_id text not null, version bigint not null, occurred_at text not null default \
+             '2026-01-01T00:00:00Z', payload text default '{\"n\": 1}', outbox int default 1)"
+        }
+    }
+}
+
+fn insert(id: &str, cart: &str, version: i64) -> String {
+    format!("insert into tb_cart_event (event_id, cart_id, version) values ('{id}', '{cart}', {version})")
+}
+
+/// What the journal holds, by the sources' own ids; a late one is marked with `+`.
+async fn journaled(gateway: &Gateway) -> Vec<String> {
+    let mark =
+        |entry: Entry| format!("{}{}", entry.event.id.trim_start_matches("cart:"), if entry.late { "+" } else { "" });
+    entries(gateway).await.into_iter().map(mark).collect()
+}
+
+async fn entries(gateway: &Gateway) -> Vec<Entry> {
+    let selection = Selection::visible(&Filter::default());
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let after = Range::after(entries.last().map_or(0, |entry| entry.position));
+        let page = gateway.app().journal().read(&selection, after, 1_000, Payload::With).await.unwrap();
+        entries.extend(page.entries);
+        if !page.more {
+            return entries;
+        }
+    }
+}
+
+async fn until(gateway: &Gateway, expected: &[&str]) {
+    let is_there = || async { (journaled(gateway).await == expected).then_some(()) };
+    wait_for(&format!("{expected:?} in the journal"), is_there).await;
+}
+
+/// What the source counts: journaled, withheld, quarantined.
+async fn counts(gateway: &Gateway) -> (i64, i64, i64) {
+    let row = gateway.app().journal().source("cart").await.unwrap();
+    row.map_or((0, 0, 0), |row| (row.journaled, row.withheld, row.quarantined))
+}
+
+/// Runs texts on a connection.
+macro_rules! run {
+    ($connection:expr, $($sql:expr),+ $(,)?) => {
+        {
+            $(sqlx::raw_sql(AssertSqlSafe($sql.to_string())).execute(&mut $connection).await.unwrap();)+
+        }
+    };
+}
+
+/// The same interleavings on two engines. `A` and `B` are two sessions.
+macro_rules! interleavings {
+    ($module:ident, $engine:expr, $connection:ty) => {
+        mod $module {
+            use super::*;
+
+            struct Shop {
+                gateway: Gateway,
+                a: $connection,
+                b: $connection,
+                database: Database,
+            }
+
+            async fn shop() -> Shop {
+                let database = Database::create($engine).await;
+                let mut a = <$connection>::connect(&database.url).await.unwrap();
+                let b = <$connection>::connect(&database.url).await.unwrap();
+                run!(a, table($engine));
+                let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, OFTEN)).await;
+                Shop { gateway, a, b, database }
+            }
+
+            #[tokio::test]
+            async fn a_row_that_becomes_visible_after_a_higher_one_is_journaled_late() {
+                let Shop { gateway, mut a, mut b, database: _database } = shop().await;
+                run!(a, "begin", insert("1", "x", 1));
+                run!(b, insert("2", "y", 1));
+                until(&gateway, &["2"]).await;
+                run!(b, insert("3", "y", 2));
+                until(&gateway, &["2", "3"]).await;
+                run!(a, "commit");
+                // The very first read already knew that a row below its first might come.
+                until(&gateway, &["2", "3", "1+"]).await;
+            }
+
+            #[tokio::test]
+            async fn a_rolled_back_row_never_appears_and_holds_up_nothing() {
+                let Shop { gateway, mut a, mut b, database: _database } = shop().await;
+                run!(b, insert("0", "z", 1));
+                until(&gateway, &["0"]).await;
+                run!(a, "begin", insert("1", "x", 1));
+                run!(b, insert("2", "y", 1));
+                until(&gateway, &["0", "2"]).await;
+                run!(a, "rollback");
+                run!(b, insert("3", "y", 2));
+                until(&gateway, &["0", "2", "3"]).await;
+            }
+
+            #[tokio::test]
+            async fn rows_of_savepoints_are_journaled_once_they_are_committed() {
+                let Shop { gateway, mut a, mut b, database: _database } = shop().await;
+                run!(
+                    a,
+                    "begin",
+                    "savepoint s",
+                    insert("1", "x", 1),
+                    "savepoint t",
+                    insert("gone", "x", 2),
+                    "rollback to savepoint t"
+                );
+                run!(b, insert("2", "y", 1));
+                until(&gateway, &["2"]).await;
+                run!(a, "release savepoint s", insert("3", "x", 2), "commit");
+                until(&gateway, &["2", "1+", "3"]).await;
+            }
+
+            #[tokio::test]
+            async fn holes_survive_a_restart() {
+                let Shop { mut gateway, mut a, mut b, database: _database } = shop().await;
+                run!(b, insert("0", "z", 1));
+                run!(a, "begin", insert("1", "x", 1));
+                run!(b, insert("2", "y", 1));
+                until(&gateway, &["0", "2"]).await;
+                gateway.restart().await;
+                run!(b, insert("3", "y", 2));
+                until(&gateway, &["0", "2", "3"]).await;
+                run!(a, "commit");
+                until(&gateway, &["0", "2", "3", "1+"]).await;
+            }
+
+            #[tokio::test]
+            async fn equal_times_are_told_apart() {
+                let Shop { gateway, mut a, mut b, database: _database } = shop().await;
+                run!(a, "begin", insert("1", "x", 1));
+                run!(b, "begin", insert("2", "y", 1), "commit");
+                until(&gateway, &["2"]).await;
+                run!(a, "commit");
+                until(&gateway, &["2", "1+"]).await;
+                let entries = entries(&gateway).await;
+                assert_eq!(entries[0].event.occurred_at, entries[1].event.occurred_at);
+                assert_eq!(entries[0].event.occurred_at.to_text(), "2026-01-01T00:00:00.000Z");
+            }
+
+            /// Not found until there are sweeps, and `check` says so.
+            #[tokio::test]
+            async fn a_row_inserted_below_what_was_never_missing_is_not_promised() {
+                let Shop { gateway, mut a, database, .. } = shop().await;
+                run!(a, insert("1", "x", 1));
+                until(&gateway, &["1"]).await;
+                run!(
+                    a,
+                    "insert into tb_cart_event (seq, event_id, cart_id, version) values (-5, 'low', 'x', 2)",
+                    insert("2", "x", 3)
+                );
+                until(&gateway, &["1", "2"]).await;
+                let report = check(&configuration(&database.url, ""), &Catalogue::default()).await.unwrap();
+                assert!(report.to_string().contains("not found: rows inserted later below numbers"), "{report}");
+                assert!(report.warnings.is_empty(), "{report}");
+                assert_eq!((report.published, report.quarantined), (3, 0));
+            }
+
+            #[tokio::test]
+            async fn rows_of_one_aggregate_stand_by_version_also_when_the_table_is_read_in_pages() {
+                let database = Database::create($engine).await;
+                let mut a = <$connection>::connect(&database.url).await.unwrap();
+                run!(a, table($engine));
+                // Two pages and a half. In each cart, neighbours are swapped; one pair lies across the border.
+                let rows: Vec<String> = (1..=25_000_i64)
+                    .map(|seq| {
+                        let turn = (seq - 1) / 10;
+                        let version = if turn % 2 == 0 { turn + 1 } else { turn - 1 };
+                        format!("({seq}, 'e{seq}', 'cart-{}', {version})", seq % 10)
+                    })
+                    .collect();
+                for rows in rows.chunks(5_000) {
+                    run!(
+                        a,
+                        format!(
+                            "insert into tb_cart_event (seq, event_id, cart_id, version) values {}",
+                            rows.join(", ")
+                        )
+                    );
+                }
+                let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, "")).await;
+                wait_for("all rows", || async { (counts(&gateway).await.0 == 25_000).then_some(()) }).await;
+                let mut versions: HashMap<String, Option<i64>> = HashMap::new();
+                for entry in entries(&gateway).await {
+                    let before = versions.insert(entry.event.aggregate_id.clone(), entry.event.aggregate_version);
+                    assert!(before.is_none_or(|before| before < entry.event.aggregate_version), "{entry:?}");
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_storm_of_transactions_loses_and_doubles_nothing() {
+                let Shop { gateway, mut a, database, .. } = shop().await;
+                run!(a, "create unique index one_version on tb_cart_event (cart_id, version)");
+                let writers = (0..8_u64).map(|writer| {
+                    let url = database.url.clone();
+                    tokio::spawn(async move {
+                        let mut connection = <$connection>::connect(&url).await.unwrap();
+                        storm!(connection, writer)
+                    })
+                });
+                let written = futures_util::future::join_all(writers).await;
+                let expected: BTreeSet<String> = written.into_iter().flat_map(Result::unwrap).collect();
+                assert!(expected.len() > 100, "the storm was a breeze: {}", expected.len());
+                wait_for("all committed rows", || async {
+                    (counts(&gateway).await.0 >= expected.len() as i64).then_some(())
+                })
+                .await;
+                let entries = entries(&gateway).await;
+                let found: BTreeSet<String> = entries.iter().map(|entry| entry.event.id.replace("cart:", "")).collect();
+                assert_eq!(found, expected);
+                assert_eq!(entries.len(), expected.len(), "each once");
+                let mut versions: HashMap<&str, Option<i64>> = HashMap::new();
+                for entry in &entries {
+                    let before = versions.insert(&entry.event.aggregate_id, entry.event.aggregate_version);
+                    assert!(before.is_none_or(|before| before < entry.event.aggregate_version), "{entry:?}");
+                }
+            }
+        }
+    };
+}
+
+/// Five seconds of a writer that appends to one of 20 carts at its next version, pauses inside its transactions and
+/// gives up some. Returns the ids that it committed.
+macro_rules! storm {
+    ($connection:expr, $writer:expr) => {{
+        let mut random = $writer * 7_919 + 1;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let (mut committed, start) = (Vec::new(), std::time::Instant::now());
+        for turn in 0.. {
+            if start.elapsed() > Duration::from_secs(5) {
+                break;
+            }
+            let cart = format!("cart-{}", next(20));
+            let sql = format!("select coalesce(max(version), 0) from tb_cart_event where cart_id = '{cart}'");
+            sqlx::raw_sql("begin").execute(&mut $connection).await.unwrap();
+            let version: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut $connection).await.unwrap();
+            let (mut ids, mut fine) = (Vec::new(), true);
+            for n in 0..1 + next(3) {
+                let id = format!("{}-{turn}-{n}", $writer);
+                let sql = insert(&id, &cart, version + 1 + n as i64);
+                fine &= sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut $connection).await.is_ok();
+                if !fine {
+                    break;
+                }
+                ids.push(id);
+                tokio::time::sleep(Duration::from_millis(next(60))).await;
+            }
+            if fine && next(100) >= 15 {
+                sqlx::raw_sql("commit").execute(&mut $connection).await.unwrap();
+                committed.extend(ids);
+            } else {
+                sqlx::raw_sql("rollback").execute(&mut $connection).await.unwrap();
+            }
+        }
+        committed
+    }};
+}
+
+interleavings!(postgres, Engine::Postgres, PgConnection);
+interleavings!(mariadb, Engine::Mysql, MySqlConnection);
+
+#[tokio::test]
+async fn numbers_drawn_long_before_their_rows_are_found_on_postgres() {
+    let database = Database::create(Engine::Postgres).await;
+    let (mut a, mut b) =
+        (PgConnection::connect(&database.url).await.unwrap(), PgConnection::connect(&database.url).await.unwrap());
+    run!(a, table(Engine::Postgres));
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, OFTEN)).await;
+    // An open transaction that has a number and no row; and ten numbers of a transaction that is over.
+    run!(a, "select nextval('tb_cart_event_seq_seq') from generate_series(1, 10)");
+    run!(a, "begin", "select nextval('tb_cart_event_seq_seq')");
+    run!(b, insert("12", "y", 1));
+    until(&gateway, &["12"]).await;
+    run!(a, "insert into tb_cart_event (seq, event_id, cart_id, version) values (11, '11', 'x', 1)", "commit");
+    until(&gateway, &["12", "11+"]).await;
+    run!(a, "insert into tb_cart_event (seq, event_id, cart_id, version) values (3, '3', 'x', 2)");
+    until(&gateway, &["12", "11+", "3+"]).await;
+}
+
+#[tokio::test]
+async fn a_transaction_of_another_table_holds_up_nothing_on_postgres() {
+    let database = Database::create(Engine::Postgres).await;
+    let (mut a, mut b) =
+        (PgConnection::connect(&database.url).await.unwrap(), PgConnection::connect(&database.url).await.unwrap());
+    run!(a, table(Engine::Postgres), "create table other (n int)", "begin", "insert into other values (1)");
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, OFTEN)).await;
+    run!(b, "insert into tb_cart_event (event_id, cart_id, version) select n, 'x', n from generate_series(1, 100) n");
+    wait_for("100 rows", || async { (counts(&gateway).await.0 == 100).then_some(()) }).await;
+    run!(a, "commit");
+}
+
+#[tokio::test]
+async fn a_long_transaction_that_fills_more_than_a_page_is_journaled_in_order() {
+    let database = Database::create(Engine::Postgres).await;
+    let (mut a, mut b) =
+        (PgConnection::connect(&database.url).await.unwrap(), PgConnection::connect(&database.url).await.unwrap());
+    run!(a, table(Engine::Postgres));
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, OFTEN)).await;
+    run!(
+        a,
+        "begin",
+        "insert into tb_cart_event (event_id, cart_id, version) select n, 'x', n from generate_series(1, 12000) n"
+    );
+    run!(b, insert("high", "y", 1));
+    until(&gateway, &["high"]).await;
+    run!(a, "commit");
+    wait_for("all rows", || async { (counts(&gateway).await.0 == 12_001).then_some(()) }).await;
+    let found = journaled(&gateway).await;
+    assert_eq!(found[1..], (1..=12_000).map(|n| format!("{n}+")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn every_type_of_column_is_read_as_it_is_meant() {
+    let database = Database::create(Engine::Postgres).await;
+    let mut a = PgConnection::connect(&database.url).await.unwrap();
+    run!(
+        a,
+        "create domain body as bytea",
+        "create schema \"Shop\"",
+        "create table \"Shop\".\"Log\" (\"No\" smallint, id uuid, type text, cart bigint, at timestamp, data body, meta jsonb, out boolean)",
+        "insert into \"Shop\".\"Log\" values (1, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', 'T', 7, '2026-07-01 12:00:00.5', '{\"d\":0.10}', '{\"b\": 1}', true)"
+    );
+    let config = format!(
+        "[[source]]\nname = \"log\"\nurl = {:?}\ntable = \"Shop.Log\"\ntime_zone = \"Europe/Berlin\"\nwhere = \"type <> 'U' -- all but U\"\n\
+         [source.columns]\nsequence = \"No\"\nid = \"id\"\ntype = \"type\"\naggregate_type = {{ value = \"Cart\" }}\n\
+         aggregate_id = \"cart\"\noccurred_at = \"at\"\ndata = \"data\"\nmetadata = \"meta\"\noutbox = \"out\"\n",
+        database.url
+    );
+    let gateway = Gateway::start_with(Engine::Postgres, &config).await;
+    let entry = wait_for("the row", || async { entries(&gateway).await.pop() }).await.event;
+    assert_eq!(entry.id, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
+    assert_eq!((entry.data.as_str(), entry.metadata.as_deref()), ("{\"d\":0.10}", Some("{\"b\": 1}")));
+    assert_eq!((entry.aggregate_id.as_str(), entry.aggregate_version), ("7", None));
+    assert_eq!(entry.occurred_at.to_text(), "2026-07-01T10:00:00.500Z");
+}
+
+#[tokio::test]
+async fn mariadb_types_are_read_as_they_are_meant() {
+    let database = Database::create(Engine::Mysql).await;
+    let mut a = MySqlConnection::connect(&database.url).await.unwrap();
+    run!(
+        a,
+        "create table `lo``g` (no int unsigned primary key, id binary(16), type varchar(9) character set latin1, cart bigint, at datetime(3), \
+         data longtext, meta blob, out_ bit(1))",
+        "insert into `lo``g` values (1, unhex('a0eebc999c0b4ef8bb6d6bb9bd380a11'), 'Tä', 7, '2026-01-01 12:00:00.5', '{\"d\":\"ä\"}', '{\"b\":1}', 1), \
+         (2, unhex('b0eebc999c0b4ef8bb6d6bb9bd380a11'), 'T', 7, '2026-01-01 12:00:00.5', '{}', null, 0)"
+    );
+    let config = format!(
+        "[[source]]\nname = \"log\"\nurl = {:?}\ntable = \"lo`g\"\ntime_zone = \"Europe/Berlin\"\nwhere = \"type <> 'U'\"\n\
+         [source.columns]\nsequence = \"NO\"\nid = \"id\"\ntype = \"type\"\naggregate_type = {{ value = \"Cart\" }}\n\
+         aggregate_id = \"cart\"\noccurred_at = \"at\"\ndata = \"data\"\nmetadata = \"meta\"\noutbox = \"out_\"\n",
+        database.url.replace("mysql:", "mariadb:")
+    );
+    let gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+    let entry = wait_for("the row", || async { entries(&gateway).await.pop() }).await.event;
+    assert_eq!((entry.id.as_str(), entry.r#type.as_str()), ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "Tä"));
+    assert_eq!((entry.data.as_str(), entry.metadata.as_deref()), ("{\"d\":\"ä\"}", Some("{\"b\":1}")));
+    assert_eq!(entry.occurred_at.to_text(), "2026-01-01T11:00:00.500Z");
+}
+
+/// A SQLite shop in a folder of its own.
+async fn sqlite_shop(more: &str) -> (Gateway, SqliteConnection, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("shop.db").display());
+    let mut connection = SqliteConnection::connect(&format!("{url}?mode=rwc")).await.unwrap();
+    run!(connection, "pragma journal_mode = wal", table(Engine::Sqlite));
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&url, more)).await;
+    (gateway, connection, dir)
+}
+
+#[tokio::test]
+async fn a_number_that_sqlite_gives_again_is_a_new_row() {
+    let (gateway, mut shop, _dir) = sqlite_shop(OFTEN).await;
+    run!(shop, insert("1", "x", 1), insert("2", "x", 2));
+    until(&gateway, &["1", "2"]).await;
+    run!(shop, "delete from tb_cart_event where seq = 2", insert("2 again", "x", 3));
+    until(&gateway, &["1", "2", "2 again"]).await;
+    run!(shop, insert("3", "x", 4));
+    until(&gateway, &["1", "2", "2 again", "3"]).await;
+}
+
+#[tokio::test]
+async fn what_is_not_true_in_outbox_or_where_stays_inside_and_bad_rows_are_kept() {
+    let (gateway, mut shop, _dir) =
+        sqlite_shop("poll = { fixed_rate = \"20ms\" }\nwhere = \"cart_id <> 'secret'\"").await;
+    run!(
+        shop,
+        "insert into tb_cart_event (event_id, cart_id, version, outbox, payload) values \
+         ('no', 'x', 1, 0, '{}'), ('null', 'x', 2, null, 'not even JSON'), ('where', 'secret', 1, 1, '{}'), \
+         ('bad', 'x', 3, 1, '{\"a\":'), ('yes', 'x', 4, 1, '{\"big\": 12345678901234567890123}')"
+    );
+    until(&gateway, &["yes"]).await;
+    assert_eq!(counts(&gateway).await, (1, 3, 1));
+    assert_eq!(entries(&gateway).await[0].event.data, "{\"big\": 12345678901234567890123}");
+    let bad = gateway.app().journal().quarantine("cart", "", 10).await.unwrap();
+    assert_eq!(
+        (bad[0].reason.as_str(), bad[0].event_id.as_deref(), bad[0].sequence.as_deref()),
+        ("bad-json", Some("bad"), Some("4"))
+    );
+    assert!(bad[0].raw.contains("\"cart_id\":\"x\""), "{}", bad[0].raw);
+}
+
+#[tokio::test]
+async fn a_database_that_comes_later_is_read_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("shop.db").display());
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&url, OFTEN)).await;
+    let mut shop = SqliteConnection::connect(&format!("{url}?mode=rwc")).await.unwrap();
+    run!(shop, table(Engine::Sqlite), insert("1", "x", 1));
+    until(&gateway, &["1"]).await;
+}
+
+async fn check(text: &str, catalogue: &Catalogue) -> Result<source::Report, source::Error> {
+    #[derive(serde::Deserialize)]
+    struct Sources {
+        source: Vec<source::Config>,
+    }
+    let sources: Sources = toml::from_str(text).unwrap();
+    source::check(&sources.source[0], catalogue).await
+}
+
+#[tokio::test]
+async fn check_names_what_is_missing_and_what_was_meant() {
+    for (engine, database) in [
+        (Engine::Postgres, Database::create(Engine::Postgres).await),
+        (Engine::Mysql, Database::create(Engine::Mysql).await),
+    ] {
+        match engine {
+            Engine::Postgres => run!(PgConnection::connect(&database.url).await.unwrap(), table(engine)),
+            _ => run!(MySqlConnection::connect(&database.url).await.unwrap(), table(engine)),
+        }
+        let good = configuration(&database.url, "");
+        let fault = async |from: &str, to: &str| {
+            check(&good.replace(from, to), &Catalogue::default()).await.unwrap_err().to_string()
+        };
+        assert_eq!(
+            fault("\"version\"", "\"versoin\"").await,
+            "source `cart` has no column `versoin` in table `tb_cart_event`; did you mean `version`?"
+        );
+        assert!(fault("\"tb_cart_event\"", "\"cart_event\"").await.contains("there is no table `cart_event`"));
+        assert!(fault("\"seq\"", "\"event_id\"").await.contains("`event_id` can't be the `sequence`"));
+        assert!(
+            fault("[source.columns]", "follow = \"xmin\"\n[source.columns]")
+                .await
+                .contains("not built yet; use \"probe\"")
+        );
+    }
+}
