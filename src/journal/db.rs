@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Postgres, Sqlite, Transaction};
+use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 
 use super::Error;
 
@@ -79,7 +79,10 @@ impl Db {
             Self::Sqlite(pool.connect_with(options).await?)
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let options = PgConnectOptions::from_str(url)?.application_name("postern");
-            let pool = PgPoolOptions::new().max_connections(READERS_MAX + 1).acquire_timeout(CONNECT_TIMEOUT);
+            // The pool would go on trying and then only say that it took too long; this says why at once.
+            options.connect().await?.close().await?;
+            // One writes, one holds the lock of `serve`.
+            let pool = PgPoolOptions::new().max_connections(READERS_MAX + 2).acquire_timeout(CONNECT_TIMEOUT);
             Self::Postgres(pool.connect_with(options).await?)
         } else {
             return Err(Error::Url);

@@ -81,7 +81,15 @@ impl Journal {
         self.inner.writer.checkpoint(checkpoint).await
     }
 
-    /// The exceptions with a status, by position, without bodies; all of them for a limit of at least as many.
+    /// All failing rows of a webhook, by position, without bodies; also those whose event was not tried yet.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn failing(&self, webhook: &str) -> Result<Vec<DeliveryRow>, Error> {
+        self.rows(webhook, "failing", 0, -1, i64::MAX).await
+    }
+
+    /// The `failing` or `dead` events after a position, without bodies.
     ///
     /// # Errors
     /// The database.
@@ -92,11 +100,22 @@ impl Journal {
         after: i64,
         limit: i64,
     ) -> Result<Vec<DeliveryRow>, Error> {
+        self.rows(webhook, status, 1, after, limit).await
+    }
+
+    async fn rows(
+        &self,
+        webhook: &str,
+        status: &str,
+        attempts: i64,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<DeliveryRow>, Error> {
         let sql = "select position, key, event_id, type, attempts, next_attempt_at, last_attempt_at, last_status, \
-                   last_error from deliveries where webhook = $1 and status = $2 and position > $3 \
-                   order by position, key limit $4";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(webhook).bind(status).bind(after).bind(limit)
-            .fetch_all(pool).await?))
+                   last_error from deliveries where webhook = $1 and status = $2 and attempts >= $3 and position > $4 \
+                   order by position, key limit $5";
+        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(webhook).bind(status).bind(attempts).bind(after)
+            .bind(limit).fetch_all(pool).await?))
     }
 
     /// How many exceptions there are, and the first position that is failing.

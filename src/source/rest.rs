@@ -85,6 +85,7 @@ async fn show(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Paging {
     #[serde(default)]
     after: String,

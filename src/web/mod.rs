@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -25,6 +25,8 @@ use problem::{Draft, Kind, Problem};
 
 /// Longest time for one answer: a long poll and its reading.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Longest refusal of the framework that is passed on.
+const REFUSAL_BYTES_MAX: usize = 4096;
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Our pages load their one style sheet and nothing else.
 const CONTENT_SECURITY_POLICY: &str =
@@ -65,6 +67,8 @@ impl Site {
         let public_url = public_url.trim_end_matches('/').to_owned();
         let wrong = || format!("`server.public_url` must be an http or https URL without query, not `{public_url}`");
         let url = url::Url::parse(&public_url).map_err(|_| wrong())?;
+        // Its own text: what can't stand in a URL is escaped there, so it can stand in headers, XML and JSON.
+        let public_url = url.as_str().trim_end_matches('/').to_owned();
         let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
         let authority = config.authority.clone().or(host.map(str::to_owned)).ok_or_else(wrong)?;
         Ok(Self { public_url, authority })
@@ -87,11 +91,11 @@ pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
             Problem::new(Kind::MethodNotAllowed, "not with this method; see Allow")
         })
         .layer(CompressionLayer::new())
-        .layer(middleware::from_fn_with_state(front, finish))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a handler panicked, answering 500");
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal error, see the gateway's log").into_response()
+            Problem::new(Kind::Internal, "the cause is in the gateway's log").into_response()
         }))
+        .layer(middleware::from_fn_with_state(front, finish))
 }
 
 async fn authenticate(State(front): State<Front>, mut request: Request, next: Next) -> Response {
@@ -115,7 +119,7 @@ async fn finish(State(front): State<Front>, mut request: Request, next: Next) ->
         Ok(response) => response,
         Err(_) => Problem::new(Kind::Timeout, "the gateway gave up on this request; try again").into_response(),
     };
-    if let Some(draft) = response.extensions_mut().remove::<Draft>() {
+    if let Some(draft) = draft(&mut response).await {
         let document = draft.document(&front.site.public_url, &instance);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -131,6 +135,18 @@ async fn finish(State(front): State<Front>, mut request: Request, next: Next) ->
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     }
     response
+}
+
+/// What is to be told of an error: our own problems, and the framework's refusals, which come as plain text.
+async fn draft(response: &mut Response) -> Option<Draft> {
+    if let Some(draft) = response.extensions_mut().remove::<Draft>() {
+        return Some(draft);
+    }
+    let is_text = |value: &HeaderValue| value.as_bytes().starts_with(b"text/plain");
+    let kind = Kind::of_status(response.status())?;
+    response.headers().get(header::CONTENT_TYPE).filter(|value| is_text(value))?;
+    let body = axum::body::to_bytes(std::mem::take(response.body_mut()), REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    Some(Draft { kind, detail: String::from_utf8_lossy(&body).into_owned() })
 }
 
 /// The caller's id if it is one that can stand in a log line, else a new one.

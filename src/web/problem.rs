@@ -60,6 +60,20 @@ impl Kind {
         }
     }
 
+    /// The kind that an error status stands for; nothing for other statuses.
+    pub(super) fn of_status(status: StatusCode) -> Option<Self> {
+        Some(match status {
+            StatusCode::NOT_FOUND => Self::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
+            StatusCode::UNPROCESSABLE_ENTITY => Self::Unprocessable,
+            status if status.is_client_error() => Self::BadRequest,
+            status if status.is_server_error() => Self::Internal,
+            _ => return None,
+        })
+    }
+
     pub fn slug(self) -> &'static str {
         self.table().0
     }

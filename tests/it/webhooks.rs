@@ -125,7 +125,8 @@ async fn a_failing_event_holds_its_own_key_only_and_keeps_its_id_and_bytes(engin
     assert!(failing["nextAttemptAt"].is_string() && failing["key"] == "Cart/cart-3");
     assert_eq!((&undelivered[1]["status"], &undelivered[1]["attempts"]), (&json!("pending"), &json!(0)));
     assert_eq!(positions(&deliveries(&gateway, &webhook, "pending").await), [13, 23, 33]);
-    assert_eq!(get(&gateway, &own_path(&webhook)).await["status"], "failing");
+    let shown = get(&gateway, &own_path(&webhook)).await;
+    assert_eq!((&shown["status"], &shown["undelivered"]), (&json!("active"), &json!(1)));
     receiver.now(ok);
     caught_up(&gateway, &webhook).await;
     let calls = receiver.calls();
@@ -385,6 +386,7 @@ async fn faults_have_their_class_and_endless_answers_an_end() {
         let failing =
             wait_for(class, || async { deliveries(&gateway, &webhook, "failing").await.into_iter().next() }).await;
         assert_eq!(failing["lastError"], class);
+        assert_eq!(get(&gateway, &own_path(&webhook)).await["status"], "failing", "nothing was taken since");
         let shown = get(&gateway, &format!("{}/deliveries/{}", own_path(&webhook), event(1).id)).await;
         assert!(shown["log"][0]["answer"].as_str().unwrap_or_default().len() <= 4096);
     }

@@ -84,7 +84,6 @@ pub(super) enum From {
 }
 
 /// What an owner wrote, checked as far as it can be without looking around.
-#[derive(Debug)]
 pub(super) struct Draft {
     pub(super) url: Url,
     pub(super) definition: Definition,
@@ -261,11 +260,11 @@ mod tests {
         ] {
             let mut body = json!({"url": "https://example.com/"});
             body[name] = value;
-            let problem = parse(&body).expect_err(name);
+            let problem = parse(&body).err().expect(name);
             assert!(problem.kind == kind && problem.detail.contains(name), "{body} {problem}");
         }
-        assert_eq!(parse(&json!({})).expect_err("no url").kind, Kind::BadRequest);
-        assert_eq!(Draft::parse(b"{").expect_err("no JSON").kind, Kind::BadRequest);
+        assert_eq!(parse(&json!({})).err().expect("no url").kind, Kind::BadRequest);
+        assert_eq!(Draft::parse(b"{").err().expect("no JSON").kind, Kind::BadRequest);
         assert!(
             parse(&json!({"url": "https://example.com/", "signature": ["v1"], "headers": {}, "query": null})).is_ok()
         );

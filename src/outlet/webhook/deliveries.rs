@@ -20,8 +20,6 @@ use crate::web::problem::{Kind, Problem};
 const STATUSES: [&str; 4] = ["pending", "failing", "dead", "delivered"];
 /// Events looked at for one answer; a page may hold fewer than asked for, and `next` goes on.
 const EXAMINED_MAX: usize = 2_000;
-/// More failing rows than a dispatch ever parks.
-const FAILING_ROWS_MAX: i64 = 4_000;
 
 /// One line of an answer, in the order of positions.
 struct Item {
@@ -78,8 +76,7 @@ async fn exceptions(
     limit: usize,
 ) -> Result<Vec<Item>, Error> {
     let rows = shared.journal.exceptions(&row.id, status, after, i64::try_from(limit + 1).unwrap_or(i64::MAX)).await?;
-    // A row whose event is not known yet only marks where its key goes on.
-    Ok(rows.iter().filter(|row| row.event_id.is_some()).map(|row| item_of_row(row, status)).collect())
+    Ok(rows.iter().map(|row| item_of_row(row, status)).collect())
 }
 
 async fn delivered(
@@ -98,7 +95,7 @@ async fn delivered(
 
 /// Events that were not tried: beyond the cursor, or behind the row of their key.
 async fn pending(shared: &Shared, row: &WebhookRow, after: i64, limit: usize) -> Result<Found, Error> {
-    let failing = shared.journal.exceptions(&row.id, "failing", -1, FAILING_ROWS_MAX).await?;
+    let failing = shared.journal.failing(&row.id).await?;
     let cursor = row.cursor;
     let by_key: HashMap<&str, &DeliveryRow> = failing.iter().map(|row| (row.key.as_str(), row)).collect();
     let Some(selection) = selection(shared, row) else { return Ok((Vec::new(), None)) };
@@ -166,7 +163,7 @@ async fn state_of(
     let key = entry.event.key();
     for status in ["failing", "dead"] {
         let rows = shared.journal.exceptions(&row.id, status, entry.position - 1, 1).await?;
-        let here = rows.iter().find(|row| row.position == entry.position && row.key == key && row.event_id.is_some());
+        let here = rows.iter().find(|row| row.position == entry.position && row.key == key);
         if let Some(row) = here {
             return Ok(Some(item_of_row(row, status).json));
         }

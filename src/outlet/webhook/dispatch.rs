@@ -16,7 +16,8 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::attempt::{self, Delivery, Receiver};
-use super::lanes::{Done, Lanes, Retry, Start};
+use super::lanes::Lanes;
+use super::turn::{Done, Retry, Start};
 use crate::event::Entry;
 use crate::filter::{Filter, Selection};
 use crate::journal::deliveries::Checkpoint;
@@ -31,15 +32,13 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// … or so many deliveries.
 const CHECKPOINT_DELIVERIES: usize = 100;
 /// A cursor that only passed events of others is written rarely: a crash costs nothing but reading them again.
-const CURSOR_EVERY: Duration = Duration::from_secs(10);
+const CURSOR_EVERY: Duration = Duration::from_secs(5);
 /// The log is shortened after so many calls.
 const PRUNE_EVERY: usize = 1_000;
 /// Longest wait for calls in flight when the webhook was edited or paused: a whole call.
 const DRAIN_MAX: Duration = Duration::from_secs(16);
 /// … and when the gateway stops.
 const DRAIN_AT_STOP_MAX: Duration = Duration::from_millis(1_500);
-/// Failing rows read at the start: more than a dispatch ever parks.
-const FAILING_ROWS_MAX: i64 = 4_000;
 const RETRY_READ_MICROS: i64 = 1_000_000;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -56,7 +55,7 @@ pub(super) struct Target {
 /// Delivers until `stop`, or until the receiver wants no more. Ends with everything that was answered written down.
 pub(super) async fn run(shared: Arc<Shared>, target: Target, stop: CancellationToken, stopping: CancellationToken) {
     let id = target.row.id.clone();
-    let failing = match shared.journal.exceptions(&id, "failing", -1, FAILING_ROWS_MAX).await {
+    let failing = match shared.journal.failing(&id).await {
         Ok(rows) => rows,
         Err(cause) => {
             warn!(webhook.id = %id, %cause, "can't read the deliveries of webhook `{id}`, will retry in 1s");

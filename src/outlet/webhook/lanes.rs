@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::attempt::{Delivery, Outcome, wait_after};
+use super::turn::{Done, Retry, Start, Work};
 use crate::event::Entry;
 use crate::journal::deliveries::{AttemptRow, Checkpoint, DeliveryRow};
 use crate::journal::webhooks::WebhookRow;
@@ -27,57 +28,6 @@ const PARKED_MAX: usize = FAILING_MAX + 2 * WINDOW_MAX;
 const LOOK_AGAIN_MICROS: i64 = 250_000;
 /// Calls without a checkpoint beyond which no new ones start: the journal's database is down.
 const UNSAVED_MAX: usize = 1_000;
-
-/// An event with the key that keeps it in order.
-#[derive(Debug)]
-pub(super) struct Work {
-    pub(super) key: String,
-    pub(super) delivery: Delivery,
-}
-
-/// A key's turn in the retry lane: the bytes of its row if it was tried before, else the next event of the key.
-#[derive(Debug)]
-pub(super) struct Retry {
-    pub(super) key: String,
-    pub(super) position: i64,
-    pub(super) attempts: i64,
-    /// The event at `position`, if it was tried before: id and type.
-    pub(super) event: Option<(String, String)>,
-    /// Later events are not passed yet.
-    pub(super) through: i64,
-}
-
-#[derive(Debug)]
-pub(super) enum Start {
-    First(Work),
-    Retry(Retry),
-}
-
-/// What became of a start.
-#[derive(Debug)]
-pub(super) enum Done {
-    First {
-        work: Work,
-        outcome: Outcome,
-    },
-    Retry {
-        key: String,
-        delivery: Delivery,
-        outcome: Outcome,
-    },
-    /// No event of the key between its row and this position.
-    NoneLeft {
-        key: String,
-        through: i64,
-    },
-    /// The journal could not be read, or the dispatch is stopping: the key is due again at this time.
-    Put {
-        key: String,
-        again_at: i64,
-    },
-    /// The dispatch is stopping.
-    NotStarted,
-}
 
 struct Slot {
     position: i64,

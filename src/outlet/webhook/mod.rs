@@ -8,6 +8,7 @@
 //! rest        definition (what may be written)     deliveries (what did not arrive)
 //!   └─ rows ─┐
 //! supervisor ─ one dispatch a webhook ─ attempt (one call) ─ signature
+//!                └─ lanes (whose turn it is)
 //! ```
 
 mod attempt;
@@ -19,6 +20,7 @@ mod rest;
 mod seal;
 pub mod signature;
 mod supervisor;
+mod turn;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -240,4 +242,48 @@ impl Shared {
 
 fn definition_of(row: &WebhookRow) -> Definition {
     serde_json::from_str(&row.definition).expect("only checked definitions are stored")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::webhooks::{Change, Status};
+
+    fn row(sealer: &Sealer) -> WebhookRow {
+        WebhookRow {
+            id: "w".into(),
+            owner: "local".into(),
+            revision: 1,
+            url: "https://example.com/".into(),
+            definition: "{}".into(),
+            secrets: sealer.seal("[]", "w"),
+            status: Status::Active,
+            status_reason: None,
+            cursor: 0,
+            created_at: 0,
+            updated_at: 0,
+            failing_since: None,
+            last_success_at: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_is_made_once_and_neither_its_loss_nor_another_one_goes_unnoticed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", dir.path().join("journal.db").display());
+        let config = journal::Config { url: url.clone() };
+        let journal = Journal::open(&config, &Clock::system(), &Tasks::default()).await.expect("a journal");
+        let (none, file) = (Config::default(), key_file_beside(&url).expect("a file beside"));
+        assert!(matches!(find_key(&none, None, &journal).await, Err(Error::NoKey)));
+        let sealer = find_key(&none, Some(file.clone()), &journal).await.expect("made");
+        assert!(file.ends_with("postern.key") && file.exists());
+        journal.change_webhook(Change::Create(Box::new(row(&sealer)))).await.expect("stored");
+        assert!(find_key(&none, Some(file.clone()), &journal).await.is_ok());
+        std::fs::remove_file(&file).expect("removed");
+        assert!(matches!(find_key(&none, Some(file.clone()), &journal).await, Err(Error::KeyLost { .. })));
+        assert!(!file.exists(), "a new key would hide the loss");
+        let other = Config { sealing_key: Some(format!("{}=", "A".repeat(43))), ..Config::default() };
+        assert!(matches!(find_key(&other, None, &journal).await, Err(Error::OtherKey { .. })));
+        assert!(!format!("{other:?}").contains("AAA"));
+    }
 }

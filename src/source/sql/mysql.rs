@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
 use crate::source::mapping::Kind;
@@ -20,6 +21,8 @@ impl Engine for MySql {
     async fn connect(config: &Config) -> Result<MySqlPool, sqlx::Error> {
         // sqlx sets the session's time zone to UTC and its character set to utf8mb4.
         let options = MySqlConnectOptions::from_str(&config.url)?;
+        // The pool would go on trying and then only say that it took too long; this says why at once.
+        options.connect().await?.close().await?;
         pool().after_connect(|connection, _| Box::pin(prepare(connection))).connect_with(options).await
     }
 

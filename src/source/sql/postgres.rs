@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
 use crate::source::mapping::Kind;
@@ -22,6 +23,8 @@ impl Engine for Postgres {
 
     async fn connect(config: &Config) -> Result<PgPool, sqlx::Error> {
         let options = PgConnectOptions::from_str(&config.url)?.application_name("postern");
+        // The pool would go on trying and then only say that it took too long; this says why at once.
+        options.connect().await?.close().await?;
         let prepare = pool().after_connect(|connection, _| {
             Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
         });

@@ -57,6 +57,16 @@ impl Drop for Database {
                     }
                     Engine::Mysql => {
                         let mut connection = MySqlConnection::connect(&server).await?;
+                        // Dropping waits for open transactions, and the test that holds them waits for the drop.
+                        let open: Vec<u64> = sqlx::query_scalar(
+                            "select cast(id as unsigned) from information_schema.processlist where db = ?",
+                        )
+                        .bind(&name)
+                        .fetch_all(&mut connection)
+                        .await?;
+                        for id in open {
+                            let _ = connection.execute(sqlx::AssertSqlSafe(format!("kill {id}"))).await;
+                        }
                         let sql = format!("drop database if exists {name}");
                         connection.execute(sqlx::AssertSqlSafe(sql)).await.map(|_| ())
                     }

@@ -81,7 +81,7 @@ impl Receiver {
 
     /// Waits for so many calls and gives them.
     pub async fn wait(&self, count: usize) -> Vec<Call> {
-        super::wait_for("calls", || async { (self.calls.lock().unwrap().len() >= count).then(|| self.calls()) }).await
+        super::wait_for("calls", || async { Some(self.calls()).filter(|calls| calls.len() >= count) }).await
     }
 }
 

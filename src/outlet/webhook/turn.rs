@@ -1,0 +1,55 @@
+//! Between `lanes`, which knows whose turn it is, and `dispatch`, which makes the calls: what to start, and what
+//! became of it.
+
+use super::attempt::{Delivery, Outcome};
+
+/// An event with the key that keeps it in order.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) key: String,
+    pub(super) delivery: Delivery,
+}
+
+/// A key's turn in the retry lane: the bytes of its row if it was tried before, else the next event of the key.
+#[derive(Debug)]
+pub(super) struct Retry {
+    pub(super) key: String,
+    pub(super) position: i64,
+    pub(super) attempts: i64,
+    /// The event at `position`, if it was tried before: id and type.
+    pub(super) event: Option<(String, String)>,
+    /// Later events are not passed yet.
+    pub(super) through: i64,
+}
+
+#[derive(Debug)]
+pub(super) enum Start {
+    First(Work),
+    Retry(Retry),
+}
+
+/// What became of a start.
+#[derive(Debug)]
+pub(super) enum Done {
+    First {
+        work: Work,
+        outcome: Outcome,
+    },
+    Retry {
+        key: String,
+        delivery: Delivery,
+        outcome: Outcome,
+    },
+    /// No event of the key between its row and this position.
+    NoneLeft {
+        key: String,
+        through: i64,
+    },
+    /// The journal could not be read, or the dispatch is stopping: the key is due again at this time.
+    Put {
+        key: String,
+        again_at: i64,
+    },
+    /// The dispatch is stopping.
+    NotStarted,
+}
