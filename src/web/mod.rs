@@ -55,6 +55,14 @@ pub struct Site {
     /// Without a slash at its end.
     pub public_url: String,
     pub authority: String,
+    /// The host of `public_url`.
+    host: String,
+    /// Bound to an address that only this machine reaches.
+    is_loopback: bool,
+}
+
+fn host_of(url: &url::Url) -> Option<String> {
+    url.host_str().map(str::to_ascii_lowercase)
 }
 
 impl Site {
@@ -71,7 +79,18 @@ impl Site {
         let public_url = url.as_str().trim_end_matches('/').to_owned();
         let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
         let authority = config.authority.clone().or(host.map(str::to_owned)).ok_or_else(wrong)?;
-        Ok(Self { public_url, authority })
+        let is_loopback = bound.ip().is_loopback();
+        Ok(Self { host: host_of(&url).unwrap_or_default(), is_loopback, public_url, authority })
+    }
+
+    /// Whether the request was sent to a name of this gateway. Without a token this is all that keeps a web page from
+    /// reading a loopback gateway through a name of its own that it points at 127.0.0.1 (DNS rebinding).
+    fn is_own_host(&self, request: &Request) -> bool {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        // HTTP/1.0 has no host; browsers never speak it.
+        let Some(host) = host.filter(|_| self.is_loopback) else { return true };
+        let Ok(url) = url::Url::parse(&format!("http://{host}")) else { return false };
+        outgoing::is_loopback(&url) || host_of(&url).is_some_and(|host| host == self.host)
     }
 }
 
@@ -99,6 +118,11 @@ pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
 }
 
 async fn authenticate(State(front): State<Front>, mut request: Request, next: Next) -> Response {
+    if front.auth.is_open() && !front.site.is_own_host(&request) {
+        let detail =
+            "an open gateway answers only under its own name; set `server.public_url`, or configure a [[client]]";
+        return Problem::new(Kind::Forbidden, detail).into_response();
+    }
     match front.auth.client(request.headers()) {
         Ok(Some(client)) => {
             request.extensions_mut().insert::<Client>(client);

@@ -107,3 +107,27 @@ async fn errors_are_problems_with_a_request_id() {
     assert_eq!(head.status(), 200);
     assert!(head.headers().contains_key("etag"));
 }
+
+#[tokio::test]
+async fn an_open_gateway_answers_only_under_its_own_name() {
+    let gateway = Gateway::start_with(Engine::Sqlite, "[server]\npublic_url = \"https://events.example.com\"\n").await;
+    let ask = |host: &str| gateway.client().get(gateway.url("/feeds")).header("host", host).send();
+    for (host, status) in [
+        ("127.0.0.1:8080", 200),
+        ("localhost", 200),
+        ("events.example.com", 200),
+        ("attacker.example", 403),
+        ("127.0.0.1.attacker.example:80", 403),
+    ] {
+        assert_eq!(ask(host).await.unwrap().status(), status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn the_frameworks_refusals_are_problems_too() {
+    let gateway = Gateway::start_with(Engine::Sqlite, "").await;
+    let refused = gateway.get("/events/%ff").await;
+    assert_eq!(refused.status(), 400);
+    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    assert_eq!(json(refused).await["status"], 400);
+}
