@@ -142,7 +142,7 @@ impl Receiver {
         let theirs = Arc::clone(&shared);
         thread::Builder::new().name(format!("{LOAD} receiver")).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            LocalSet::new().block_on(&runtime, accept(TcpListener::from_std(listener)?, theirs))
+            LocalSet::new().block_on(&runtime, accept(listener, theirs))
         })?;
         Ok(Self { address, shared, done: waiting })
     }
@@ -156,7 +156,8 @@ impl Receiver {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;

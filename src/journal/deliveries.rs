@@ -13,8 +13,9 @@ use crate::event::{Event, Micros};
 
 /// Log lines kept for one webhook; those of undelivered events are kept beside.
 const ATTEMPTS_KEPT: i64 = 10_000;
-/// Rows in one statement. Two sizes, so that few texts are prepared.
-const ROWS: [usize; 2] = [50, 1];
+/// Rows in one statement. Few sizes, so that few texts are prepared; small ones, because sqlx asks SQLite for the name
+/// of each bind and SQLite walks through all of them for the answer.
+const ROWS: [usize; 3] = [16, 4, 1];
 
 /// An exception. `failing`: the next position of a key, and once it was tried its event and the bytes to repeat.
 /// `dead`: an event whose attempts are used up.
@@ -250,7 +251,7 @@ async fn upsert(conn: &mut Conn, webhook: &str, row: &DeliveryRow, status: &str)
 
 async fn insert_attempts(conn: &mut Conn, webhook: &str, attempts: &[AttemptRow]) -> Result<(), Error> {
     // `$1` is the webhook in every row: the text is bound once.
-    static TEXTS: LazyLock<[String; 2]> = LazyLock::new(|| {
+    static TEXTS: LazyLock<[String; 3]> = LazyLock::new(|| {
         ROWS.map(|rows| {
             let mut text = "insert into attempts (webhook, position, attempt, started_at, duration_ms, status, error, \
                             answer) values "
@@ -265,11 +266,11 @@ async fn insert_attempts(conn: &mut Conn, webhook: &str, attempts: &[AttemptRow]
             text + " on conflict do nothing"
         })
     });
-    let whole = attempts.len() - attempts.len() % ROWS[0];
-    let (large, small) = attempts.split_at(whole);
-    let chunks = large.chunks(ROWS[0]).map(|rows| (0, rows)).chain(small.chunks(ROWS[1]).map(|rows| (1, rows)));
-    for (which, rows) in chunks {
+    let mut left = attempts;
+    while let Some(which) = ROWS.iter().position(|rows| left.len() >= *rows) {
         let text = TEXTS[which].as_str();
+        let (rows, later) = left.split_at(ROWS[which]);
+        left = later;
         with_conn!(conn, c => {
             let mut query = sqlx::query(text).bind(webhook);
             for row in rows {

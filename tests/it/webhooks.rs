@@ -377,12 +377,20 @@ async fn retry_after_is_kept_and_redirects_are_never_followed() {
 
 #[tokio::test]
 async fn faults_have_their_class_and_endless_answers_an_end() {
-    let gateway = Gateway::start().await;
+    let config = "[webhooks]\nallow = [\"127.0.0.1\"]\nconsent = \"off\"\n";
+    let gateway = Gateway::start_with(Engine::Sqlite, config).await;
     let large = Receiver::start(|_| Answer::With(200, Vec::new(), "x".repeat(200_000))).await;
-    let closed = register(&gateway, json!({"url": "http://127.0.0.1:1/", "from": "beginning"})).await;
-    let endless = register(&gateway, json!({"url": large.url, "from": "beginning"})).await;
+    let mut webhooks = Vec::new();
+    for (url, class) in [
+        ("http://127.0.0.1:1/".to_owned(), "connect"),
+        (large.url.clone(), "too_large"),
+        (large.url.replace("http:", "https:"), "tls"),
+        ("https://no-such-host.invalid/".to_owned(), "dns"),
+    ] {
+        webhooks.push((register(&gateway, json!({"url": url, "from": "beginning"})).await, class));
+    }
     gateway.append(events(1..=1)).await;
-    for (webhook, class) in [(closed, "connect"), (endless, "too_large")] {
+    for (webhook, class) in webhooks {
         let failing =
             wait_for(class, || async { deliveries(&gateway, &webhook, "failing").await.into_iter().next() }).await;
         assert_eq!(failing["lastError"], class);
