@@ -4,6 +4,7 @@
 //! [`Journal::read`] and its neighbours, always with a [`Selection`](crate::filter::Selection), and write through
 //! one writer that groups what waits into one transaction (`writer`).
 
+mod append;
 mod db;
 pub mod deliveries;
 mod entries;
@@ -21,10 +22,10 @@ use crate::event::Micros;
 use crate::runtime::{Bell, Clock, Tasks, random_hex};
 use db::{Db, with_pool};
 
+pub use append::{Append, Appended, Arrival, Quarantined};
 pub use entries::{Order, Page, Payload, Range};
 pub use pages::{Border, View};
 pub use sources::{QuarantinedRow, SourceRow};
-pub use writer::{Append, Appended, Arrival, Quarantined};
 
 /// `[journal]` of the configuration.
 #[derive(Clone, Deserialize)]

@@ -1,7 +1,7 @@
 //! How far each source was read, what became of its rows, and the rows that could not be mapped.
 
+use super::append::{Append, Appended, Quarantined};
 use super::db::{Conn, with_conn, with_pool};
-use super::writer::{Append, Appended, Quarantined};
 use super::{Error, Journal};
 
 /// What the journal keeps of a source.

@@ -55,7 +55,8 @@ fn epoch(text: &str) -> Option<i64> {
 
 /// `2026-01-01 12:00[:00[.5]][ ](Z|UTC|±01[[:]00])`, with a blank or `T` in the middle.
 fn with_offset(text: &str) -> Option<DateTime<FixedOffset>> {
-    let text = text.replacen(['T', 't'], " ", 1).replace("UTC", "Z").replace("GMT", "Z");
+    // The names first: the T between date and time may be missing, that of `UTC` is not meant.
+    let text = text.replace("UTC", "Z").replace("GMT", "Z").replacen(['T', 't'], " ", 1);
     ["%F %T%.f%#z", "%F %T%.f %#z", "%F %R%#z", "%F %R %#z"]
         .iter()
         .find_map(|form| DateTime::parse_from_str(&text, form).ok())

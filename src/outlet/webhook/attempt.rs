@@ -179,7 +179,7 @@ fn class(error: &reqwest::Error) -> &'static str {
     }
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(inner) = cause {
-        if inner.is::<rustls::Error>() || wraps_tls(inner) {
+        if is_tls(inner) {
             return "tls";
         }
         // The connector's and the parser's error types are private; their texts are all there is.
@@ -196,10 +196,10 @@ fn class(error: &reqwest::Error) -> &'static str {
     }
 }
 
-/// TLS faults travel inside an `io::Error`, which shows the cause of its payload instead of the payload.
-fn wraps_tls(error: &(dyn StdError + 'static)) -> bool {
-    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+/// TLS faults travel inside `io::Error`s, which name the cause of what they hold as their source instead of it.
+fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || held.is_some_and(|held| is_tls(held))
 }
 
 /// The longest of the waits that the answer asks for, in seconds or until a date; others are ignored.
