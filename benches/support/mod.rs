@@ -116,16 +116,16 @@ impl Comparison {
 
 /// Prints what was found. Judges nothing: a ratio below its target is only marked.
 pub fn print(item: &str, comparisons: &[Comparison]) {
-    println!("{:<44}{:>22}{:>22}  ratio  target", "", "ours", "ceiling");
+    println!("{:<44} {:>22} {:>22}  ratio  target", "", "ours", "ceiling");
     for Comparison { name, target, ours, ceiling } in comparisons {
         let (our, their) = (spread(ours, |m| m.cpu_us), spread(ceiling, |m| m.cpu_us));
         let ratio = their.1 / our.1;
         let mark = if ratio < *target { "  below target" } else { "" };
         let show = |(min, median, max): (f64, f64, f64)| format!("{median:.2} ({min:.2}-{max:.2})");
         let what = format!("{name}, CPU us/{item}");
-        println!("{what:<44}{:>22}{:>22}   {ratio:.2}  >= {target:.2}{mark}", show(our), show(their));
+        println!("{what:<44} {:>22} {:>22}   {ratio:.2}  >= {target:.2}{mark}", show(our), show(their));
         let rates = (spread(ours, |m| m.per_second).1, spread(ceiling, |m| m.per_second).1);
-        println!("{:<44}{:>22.0}{:>22.0}", format!("    wall {item}s/s"), rates.0, rates.1);
+        println!("{:<44} {:>22.0} {:>22.0}", "    wall, per second", rates.0, rates.1);
     }
     println!();
 }

@@ -13,7 +13,6 @@ mod sources;
 pub mod webhooks;
 mod writer;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -47,14 +46,20 @@ impl std::fmt::Debug for Config {
     }
 }
 
-/// A database URL that may be shown: without its password.
+/// A database URL that may be shown: without its password. Works on the text, so that a password which breaks the
+/// URL's syntax is hidden too.
 pub fn redacted(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            let _ = parsed.set_password(Some("***"));
-            parsed.to_string()
-        }
-        _ => url.to_owned(),
+    // A file has no password, but its name may look as if it had.
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    // Parameters may carry secrets as well, but a `?` before the last `@` belongs to the password.
+    let end = url.rfind('@').unwrap_or(0);
+    let (place, parameters) = url[end..].split_once('?').map_or((&url[end..], ""), |(place, _)| (place, "?***"));
+    let (scheme, user) = url[..end].split_once("://").map_or(("", ""), |parts| parts);
+    match user.split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}:***{place}{parameters}"),
+        None => format!("{}{place}{parameters}", &url[..end]),
     }
 }
 
@@ -128,7 +133,7 @@ struct Inner {
     created_at: Micros,
     bell: Bell,
     writer: writer::Writer,
-    where_it_is: String,
+    url: String,
 }
 
 /// Held by the one `serve` of a journal; others are refused until it is dropped or the process ends.
@@ -153,8 +158,7 @@ impl Journal {
             with_pool!(&db, pool => sqlx::query_as("select id, created_at from journal").fetch_one(pool).await?);
         let bell = Bell::default();
         let writer = writer::Writer::start(db.clone(), bell.clone(), tasks);
-        let where_it_is = redacted(&config.url);
-        let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, where_it_is };
+        let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, url: config.url.clone() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -165,8 +169,8 @@ impl Journal {
     pub async fn lock(&self) -> Result<Lock, Error> {
         match &self.inner.db {
             Db::Sqlite(_) => {
-                let path = db::sqlite_path(&self.inner.where_it_is).unwrap_or_default();
-                Ok(Lock::File { _file: db::lock_file(Path::new(&path))? })
+                let path = db::sqlite_path(&self.inner.url).unwrap_or_default();
+                Ok(Lock::File { _file: db::lock_file(&path)? })
             }
             Db::Postgres(pool) => {
                 let mut connection = pool.acquire().await?;
@@ -176,7 +180,7 @@ impl Journal {
                 .fetch_one(&mut *connection)
                 .await?;
                 if !taken {
-                    return Err(Error::InUse { what: self.inner.where_it_is.clone() });
+                    return Err(Error::InUse { what: redacted(&self.inner.url) });
                 }
                 Ok(Lock::Session { _connection: Box::new(connection) })
             }
@@ -223,5 +227,18 @@ impl Journal {
 
     fn db(&self) -> &Db {
         &self.inner.db
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(redacted("postgres://u:p@db/shop"), "postgres://u:***@db/shop");
+        assert_eq!(redacted("mysql://u:p#:@x/?@db/shop?ssl-ca=a"), "mysql://u:***@db/shop?***");
+        assert_eq!(redacted("postgres://db/shop?password=p"), "postgres://db/shop?***");
+        assert_eq!(redacted("sqlite:///tmp/shop.db"), "sqlite:///tmp/shop.db");
     }
 }

@@ -5,8 +5,9 @@ use std::fmt;
 use super::config::{Config, Engine};
 use super::mapping::Mapped;
 use super::sql::{MySql, Postgres, SqlSource, Sqlite};
-use super::{Error, Source, redacted};
+use super::{Error, Source};
 use crate::catalogue::Catalogue;
+use crate::journal::redacted;
 
 /// Rows that are tried from either end of the table.
 const SAMPLES: usize = 5;

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Error;
 use crate::filter::OWN_SOURCE;
+use crate::journal::redacted;
+use crate::runtime::parse_duration;
 
+/// The longest pause between two looks.
+const DAY: Duration = Duration::from_secs(86_400);
 /// Names stand in URLs, ids and logs.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -94,22 +99,11 @@ pub enum Poll {
     FixedRate(#[serde(deserialize_with = "duration")] Duration),
 }
 
-/// `250ms`, `5s`, `10m`, `2h`; between a millisecond and a day.
-fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
-    let ms = ms.filter(|ms| (1..=86_400_000).contains(ms));
-    let problem =
-        || serde::de::Error::custom(format!("`{text}` is no duration; give one such as \"250ms\", \"5s\" or \"10m\""));
-    ms.map(Duration::from_millis).ok_or_else(problem)
+    parse_duration(&text).filter(|wait| (Duration::from_millis(1)..=DAY).contains(wait)).ok_or_else(|| {
+        D::Error::custom(format!("`{text}` is no duration; give one such as \"250ms\", \"5s\" or \"10m\""))
+    })
 }
 
 /// The databases that can be read.
@@ -183,19 +177,6 @@ pub fn check_names(sources: &[Config]) -> Result<(), String> {
     Ok(())
 }
 
-/// A database URL that may be shown: without its password. Works on the text, so that a password which breaks the
-/// URL's syntax is hidden too.
-pub fn redacted(url: &str) -> String {
-    // Parameters may carry secrets as well, but a `?` before the last `@` belongs to the password.
-    let end = url.rfind('@').unwrap_or(0);
-    let (place, parameters) = url[end..].split_once('?').map_or((&url[end..], ""), |(place, _)| (place, "?***"));
-    let (scheme, user) = url[..end].split_once("://").map_or(("", ""), |parts| parts);
-    match user.split_once(':') {
-        Some((user, _)) => format!("{scheme}://{user}:***{place}{parameters}"),
-        None => format!("{}{place}{parameters}", &url[..end]),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -230,15 +211,6 @@ pub(super) mod tests {
         assert_eq!(poll("poll = { fixed_rate = \"1s\" }"), Ok(Poll::FixedRate(Duration::from_secs(1))));
         assert!(poll("poll = \"often\"").is_err_and(|text| text.contains("adaptive")));
         assert!(poll("poll = { fixed_rate = \"0s\" }").is_err_and(|text| text.contains("is no duration")));
-    }
-
-    #[test]
-    fn a_password_is_never_shown() {
-        assert_eq!(redacted("postgres://u:p@db/shop"), "postgres://u:***@db/shop");
-        assert_eq!(redacted("mysql://u:p#:@x/?@db/shop?ssl-ca=a"), "mysql://u:***@db/shop?***");
-        assert_eq!(redacted("postgres://db/shop?password=p"), "postgres://db/shop?***");
-        assert_eq!(redacted("sqlite:///tmp/shop.db"), "sqlite:///tmp/shop.db");
-        assert!(!format!("{:?}", cart("postgres://u:secret@db/shop")).contains("secret"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use mapping::{Mapping, Row};
 use sql::{MySql, Postgres, SqlSource, Sqlite};
 
 pub use check::{Report, check};
-pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names, redacted};
+pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names};
 pub use rest::router;
 pub use status::{State, Status};
 

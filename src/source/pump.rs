@@ -12,10 +12,10 @@ use tracing::{info, warn};
 use super::config::Poll;
 use super::holes::{Checkpoint, Lost};
 use super::mapping::{Mapped, Row};
-use super::{Config, Error, Page, ROWS_MAX, Source, Status, order, redacted};
+use super::{Config, Error, Page, ROWS_MAX, Source, Status, order};
 use crate::catalogue::Catalogue;
 use crate::event::Event;
-use crate::journal::{Append, Arrival, Journal, Quarantined};
+use crate::journal::{Append, Arrival, Journal, Quarantined, redacted};
 use crate::runtime::{Backoff, Clock};
 
 /// Events of one append, and their bytes: what the journal's writer can do without keeping others waiting.

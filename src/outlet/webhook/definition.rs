@@ -8,6 +8,7 @@ use url::Url;
 
 use super::signature::Signer;
 use crate::filter::Filter;
+use crate::runtime::parse_duration;
 use crate::web::problem::{Kind, Problem};
 
 const URL_BYTES_MAX: usize = 2048;
@@ -62,7 +63,7 @@ impl Default for Definition {
 
 impl Definition {
     pub(super) fn schedule(&self) -> Vec<Duration> {
-        self.retry.iter().filter_map(|text| duration(text)).collect()
+        self.retry.iter().filter_map(|text| parse_duration(text)).collect()
     }
 
     /// Adds what an owner sees to a representation.
@@ -193,26 +194,11 @@ fn read_concurrency(value: &Value) -> Result<usize, Problem> {
 fn read_retry(value: &Value) -> Result<Vec<String>, Problem> {
     let list = value.as_array().filter(|list| list.len() <= RETRIES_MAX);
     let texts = list.and_then(|list| {
-        let usable = |text: &&str| duration(text).is_some_and(|wait| RETRY_WAIT.contains(&wait));
+        let usable = |text: &&str| parse_duration(text).is_some_and(|wait| RETRY_WAIT.contains(&wait));
         list.iter().map(|item| item.as_str().filter(usable).map(str::to_owned)).collect()
     });
     texts
         .ok_or_else(|| unusable(r#"`retry` must be a list of at most 20 waits up to 24h, such as ["5s", "10m", "2h"]"#))
-}
-
-/// Reads `250ms`, `5s`, `10m`, `2h`.
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(millis).map(Duration::from_millis)
 }
 
 #[cfg(test)]
