@@ -59,6 +59,9 @@ impl Gateway {
         let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;
         let site = Site::new(&config.server, address).map_err(anyhow::Error::msg)?;
+        if address.ip().is_unspecified() && config.server.public_url.is_none() {
+            warn!("`server.public_url` is not set: links start with {}, which nobody else can follow", site.public_url);
+        }
         let (clock, tasks) = (Clock::system(), Tasks::default());
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
         let lock = journal.lock().await?;

@@ -148,16 +148,18 @@ fn set(table: &mut Table, path: &[&str], text: &str) -> Result<(), String> {
     let mut place = table;
     let mut parents = parents.iter().peekable();
     while let Some(part) = parents.next() {
-        let next = place.entry(*part).or_insert_with(|| Value::Table(Table::new()));
-        let next = match next {
-            Value::Array(items) => {
-                let index: usize = parents
-                    .next()
-                    .and_then(|n| n.parse().ok())
-                    .ok_or(format!("`{part}` is a list: give a number, from 0"))?;
-                items.get_mut(index).ok_or(format!("`{part}` has no element {index}"))?
+        let index = parents.next_if(|next| next.parse::<usize>().is_ok()).and_then(|next| next.parse::<usize>().ok());
+        let empty = || if index.is_some() { Value::Array(Vec::new()) } else { Value::Table(Table::new()) };
+        let next = match (place.entry(*part).or_insert_with(empty), index) {
+            (Value::Array(items), Some(index)) => {
+                if index == items.len() {
+                    items.push(Value::Table(Table::new()));
+                }
+                let count = items.len();
+                items.get_mut(index).ok_or(format!("`{part}` has {count} elements, counted from 0"))?
             }
-            other => other,
+            (Value::Array(_), None) => return Err(format!("`{part}` is a list: give a number, from 0")),
+            (other, _) => other,
         };
         place = next.as_table_mut().ok_or(format!("`{part}` is no table"))?;
     }
@@ -251,6 +253,12 @@ mod tests {
         let config = parse(text, &environment).expect("usable");
         assert_eq!(config.journal.url, "postgres://u:p\"w@h/db");
         assert_eq!(config.server.public_url.as_deref(), Some("https://b"));
+        let config = parse("", &[("POSTERN_FEED__0__NAME", "orders"), ("POSTERN_WEBHOOKS__ALLOW", "[\"10.0.0.0/8\"]")]);
+        let config = config.expect("usable");
+        assert_eq!(
+            (config.feeds[0].name.as_str(), config.webhooks.allow.as_slice()),
+            ("orders", ["10.0.0.0/8".to_owned()].as_slice())
+        );
         assert!(parse("[journal]\nurl = \"${NOT_SET}\"\n", &[]).expect_err("not set").contains("`NOT_SET`"));
     }
 

@@ -1,52 +1,77 @@
-//! `postern check`: everything that can be known before starting. Exit 1 on any fault.
+//! `postern check`: everything that can be known before starting. Writes nothing. Exit 1 on any fault.
 
 use std::process::ExitCode;
 
+use crate::config::Config;
 use crate::journal::{self, Journal};
-use crate::runtime::{Clock, Tasks};
+use crate::outlet::{feed, webhook};
 use crate::web::auth::Auth;
 use crate::web::outgoing::Outgoing;
-use crate::{source, telemetry};
+use crate::{source, telemetry, web};
 
 pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
     telemetry::start("error");
     let config = super::load(&arguments.config)?;
-    println!("configuration {}: readable", arguments.config.display());
-    let mut faults = 0;
-    let mut report = |what: &str, result: Result<String, String>| match result {
-        Ok(fine) => println!("{what}: {fine}"),
-        Err(fault) => {
-            faults += 1;
-            println!("{what}: FAULT: {fault}");
-        }
-    };
-    let auth = Auth::new(&config.auth, &config.clients);
-    let public = !config.server.listen.ip().is_loopback();
-    report(
-        "server",
-        auth.and_then(|auth| match auth.is_open() {
-            true if public => Err(format!("{} is public and no [[client]] is configured", config.server.listen)),
-            true => Ok(format!("{}, open to everybody on this machine", config.server.listen)),
-            false => Ok(format!("{}, for {} clients", config.server.listen, config.clients.len())),
-        }),
-    );
-    report("webhooks", Outgoing::new(&config.webhooks.allow).map(|_| format!("allow {:?}", config.webhooks.allow)));
-    report("journal", journal(&config.journal).await);
-    let names = source::check_names(&config.sources);
-    report("sources", names.map(|()| config.sources.len().to_string()).map_err(|cause| cause.to_string()));
+    let mut report = Report::default();
+    report.add("configuration", Ok(format!("{} is readable", arguments.config.display())));
+    report.add("server", server(&config));
+    report.add("webhooks", webhooks(&config));
+    report.add("feeds", feed::check(&config.feeds).map(|()| format!("`all` and {} more", config.feeds.len())));
+    report.add("journal", journal(&config.journal).await);
+    let names = source::check_names(&config.sources).map_err(|cause| cause.to_string());
+    report.add("sources", names.map(|()| config.sources.len().to_string()));
     let catalogue = config.catalogue();
     for source in &config.sources {
         let checked = source::check(source, &catalogue).await;
-        report(&format!("source {}", source.name), checked.map(|report| report.to_string()).map_err(|e| e.to_string()));
+        let checked = checked.map_err(|cause| cause.to_string()).and_then(|checked| match checked.is_hopeless() {
+            true => Err(format!("no row can be mapped\n{checked}")),
+            false => Ok(checked.to_string()),
+        });
+        report.add(&source.name, checked);
     }
-    println!("{}", if faults == 0 { "no fault found" } else { "faults found" });
-    Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    super::print(if report.faults == 0 { "no fault found\n" } else { "faults found\n" });
+    Ok(if report.faults == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+#[derive(Default)]
+struct Report {
+    faults: usize,
+}
+
+impl Report {
+    fn add(&mut self, what: &str, result: Result<String, String>) {
+        match result {
+            Ok(fine) => super::print(&format!("{what}: {fine}\n")),
+            Err(fault) => {
+                self.faults += 1;
+                super::print(&format!("{what}: FAULT: {fault}\n"));
+            }
+        }
+    }
+}
+
+fn server(config: &Config) -> Result<String, String> {
+    let listen = config.server.listen;
+    let auth = Auth::new(&config.auth, &config.clients)?;
+    let site = web::Site::new(&config.server, listen)?;
+    match auth.is_open() {
+        true if !listen.ip().is_loopback() => Err(format!("{listen} is public and no [[client]] is configured")),
+        true => Ok(format!("{listen}, open to everybody on this machine, as {}", site.public_url)),
+        false => Ok(format!("{listen}, for {} clients, as {}", config.clients.len(), site.public_url)),
+    }
+}
+
+fn webhooks(config: &Config) -> Result<String, String> {
+    Outgoing::new(&config.webhooks.allow)?;
+    webhook::check(&config.webhooks, &config.journal.url).map_err(|cause| cause.to_string())?;
+    Ok(format!("may call public addresses by https, and {:?}", config.webhooks.allow))
 }
 
 async fn journal(config: &journal::Config) -> Result<String, String> {
-    let tasks = Tasks::default();
-    let journal = Journal::open(config, &Clock::system(), &tasks).await.map_err(|cause| cause.to_string())?;
-    let head = journal.head().await.map_err(|cause| cause.to_string())?;
-    journal.close().await;
-    Ok(format!("{}, {} events", journal::redacted(&config.url), head.position))
+    let place = journal::redacted(&config.url);
+    match Journal::look(config).await {
+        Ok(Some(position)) => Ok(format!("{place}, {position} events")),
+        Ok(None) => Ok(format!("{place}, will be made at the first start")),
+        Err(cause) => Err(format!("{place}: {cause}")),
+    }
 }

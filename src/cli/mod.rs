@@ -83,6 +83,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Prints to standard output; a reader that closed its pipe has seen enough.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 fn load(path: &Path) -> Result<Config, crate::config::Error> {
     // Names and values that are not Unicode can't be ours.
     let environment: Vec<(String, String)> = std::env::vars_os()

@@ -11,6 +11,6 @@ pub fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
         other => other?,
     };
     let site = web::Site::new(&config.server, config.server.listen).map_err(anyhow::Error::msg)?;
-    println!("{}", openapi::document(&site.public_url));
+    super::print(&openapi::document(&site.public_url));
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,6 @@ use std::process::ExitCode;
 use crate::outlet::graphql;
 
 pub fn run() -> anyhow::Result<ExitCode> {
-    print!("{}", graphql::sdl());
+    super::print(&graphql::sdl());
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use tracing::debug;
+
 use super::db::{Conn, with_conn};
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal, sources};
@@ -28,6 +30,8 @@ pub struct Append {
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub event: Event,
+    /// Its number in the source, for the one who has to find the row.
+    pub sequence: Option<i64>,
     pub summary: String,
     pub late: bool,
 }
@@ -113,9 +117,12 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
         match known.get(arrival.event.id.as_str()) {
             Some(other) if other.identity != this.identity => {
                 appended.conflicts += 1;
-                conflicts.push(conflict(&arrival.event));
+                conflicts.push(conflict(arrival));
             }
-            Some(other) if other.content != this.content => appended.changed += 1,
+            Some(other) if other.content != this.content => {
+                debug!(event.id = %arrival.event.id, "dropped: the journal has this event with other data");
+                appended.changed += 1;
+            }
             Some(_) => appended.duplicates += 1,
             None => {
                 appended.journaled += 1;
@@ -134,17 +141,23 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
     Ok(appended)
 }
 
-fn conflict(event: &Event) -> Quarantined {
+fn conflict(arrival: &Arrival) -> Quarantined {
+    let event = &arrival.event;
+    let raw = serde_json::json!({
+        "id": event.id, "type": event.r#type, "aggregateType": event.aggregate_type, "aggregateId": event.aggregate_id,
+        "aggregateVersion": event.aggregate_version, "occurredAt": event.occurred_at.to_text(),
+        "data": event.data, "metadata": event.metadata,
+    });
     Quarantined {
         event_id: Some(event.id.clone()),
-        sequence: None,
+        sequence: arrival.sequence.map(|sequence| sequence.to_string()),
         reason: "conflicting-id",
         detail: format!(
             "event id `{}` is in the journal already, from another source or with another type or aggregate; \
              this row is {} of {}/{}",
             event.id, event.r#type, event.aggregate_type, event.aggregate_id
         ),
-        raw: event.data.clone(),
+        raw: raw.to_string(),
     }
 }
 

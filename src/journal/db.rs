@@ -92,6 +92,23 @@ impl Db {
         Ok(db)
     }
 
+    /// Connects to a journal without making or changing anything. `None`: there is no file yet.
+    pub(super) async fn look(url: &str) -> Result<Option<Self>, Error> {
+        let Some(path) = sqlite_path(url) else {
+            if !url.starts_with("postgres") {
+                return Err(Error::Url);
+            }
+            let options = PgConnectOptions::from_str(url)?.application_name("postern");
+            options.connect().await?.close().await?;
+            return Ok(Some(Self::Postgres(PgPoolOptions::new().max_connections(1).connect_with(options).await?)));
+        };
+        if !path.exists() {
+            return Ok(None);
+        }
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        Ok(Some(Self::Sqlite(SqlitePoolOptions::new().max_connections(1).connect_with(options).await?)))
+    }
+
     /// A write transaction: SQLite takes its write lock at once, so that it never has to give up half-way.
     pub(super) async fn begin(&self) -> Result<Conn, sqlx::Error> {
         match self {

@@ -74,7 +74,9 @@ pub enum Error {
     Malformed { text: String },
     #[error("no event, cursor or position `{text}` in this journal")]
     UnknownPosition { text: String },
-    #[error("`{text}` lies before what this journal still keeps; the oldest cursor is {oldest}")]
+    #[error(
+        "`{text}` is a cursor of another journal, or lies before what this one still keeps; the oldest cursor is {oldest}"
+    )]
     Expired { text: String, oldest: String },
     #[error("the webhook changed at the same time; read it again")]
     Stale,
@@ -162,6 +164,26 @@ impl Journal {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The head position of a journal, without making or changing anything. `None`: it will be made at the first start.
+    ///
+    /// # Errors
+    /// A URL that names no engine, a database that can't be reached or read.
+    pub async fn look(config: &Config) -> Result<Option<i64>, Error> {
+        let Some(db) = Db::look(&config.url).await? else { return Ok(None) };
+        let position =
+            with_pool!(&db, pool => sqlx::query_scalar("select position from journal").fetch_one(pool).await);
+        db.close().await;
+        match position {
+            Ok(position) => Ok(Some(position)),
+            Err(sqlx::Error::Database(cause))
+                if cause.code().as_deref() == Some("42P01") || cause.message().contains("no such table") =>
+            {
+                Ok(None)
+            }
+            Err(cause) => Err(cause.into()),
+        }
+    }
+
     /// Takes the journal for this process alone.
     ///
     /// # Errors
@@ -209,14 +231,6 @@ impl Journal {
     pub async fn head(&self) -> Result<Head, Error> {
         let sql = "select position, recorded_at, feed_time, oldest from journal";
         Ok(with_pool!(&self.inner.db, pool => sqlx::query_as(sql).fetch_one(pool).await?))
-    }
-
-    /// Whether the file or server answers, for readiness.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.head().await.map(|_| ())
     }
 
     /// Waits for what is being written and closes the database.

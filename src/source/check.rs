@@ -83,6 +83,13 @@ fn guarantees(config: &Config) -> Vec<&'static str> {
     vec![found, order, not]
 }
 
+impl Report {
+    /// Every row that was tried can't be mapped: the configuration does not fit the table.
+    pub fn is_hopeless(&self) -> bool {
+        self.published == 0 && self.quarantined > 0
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.place)?;

@@ -149,10 +149,7 @@ impl Mapping {
 
     /// Never fails: what can't be an event is quarantined.
     pub(super) fn map(&self, row: &Row, catalogue: &Catalogue) -> Mapped {
-        if !self.holds(row, OUTBOX) || !self.holds(row, CONDITION) {
-            return Mapped::Withheld;
-        }
-        match self.event(row, catalogue) {
+        match self.leaves(row).and_then(|leaves| if leaves { self.event(row, catalogue) } else { Ok(None) }) {
             Ok(Some(event)) => Mapped::Event(event),
             Ok(None) => Mapped::Withheld,
             Err(Fault { reason, detail }) => Mapped::Quarantined(Quarantined {
@@ -165,14 +162,24 @@ impl Mapping {
         }
     }
 
-    fn holds(&self, row: &Row, field: Field) -> bool {
-        let text = match &self.origins[field] {
-            Origin::Absent => return true,
-            Origin::Constant(value) => Some(value.as_bytes()),
-            Origin::Column(..) | Origin::Condition(_) => row.cells[field].as_deref(),
-        };
-        let is = |word: &&[u8]| text.is_some_and(|text| text.eq_ignore_ascii_case(word));
-        [b"t".as_slice(), b"true", b"1", b"y", b"yes"].iter().any(is)
+    fn leaves(&self, row: &Row) -> Result<bool, Fault> {
+        Ok(self.holds(row, OUTBOX)? && self.holds(row, CONDITION)?)
+    }
+
+    /// Nothing is false. What is neither true nor false is a fault: a wrong column must not keep all events inside.
+    fn holds(&self, row: &Row, field: Field) -> Result<bool, Fault> {
+        if matches!(self.origins[field], Origin::Absent) {
+            return Ok(true);
+        }
+        let text = self.text(row, field)?.unwrap_or_default().trim().to_ascii_lowercase();
+        match text.as_str() {
+            "t" | "true" | "y" | "yes" | "on" => Ok(true),
+            "" | "f" | "false" | "n" | "no" | "off" => Ok(false),
+            number => number.parse::<i64>().map(|number| number != 0).map_err(|_| {
+                let detail = format!("{} `{}` is neither true nor false", KEYS[field], cut(number, 64));
+                fault("bad-outbox", detail)
+            }),
+        }
     }
 
     fn event(&self, row: &Row, catalogue: &Catalogue) -> Result<Option<Event>, Fault> {
@@ -345,10 +352,10 @@ mod tests {
 
     #[test]
     fn only_what_is_true_leaves() {
-        for inside in [None, Some(b"f".as_slice()), Some(b"0"), Some(b""), Some(b"no")] {
+        for inside in [None, Some(b"f".as_slice()), Some(b"0"), Some(b""), Some(b"no"), Some(b"FALSE")] {
             assert!(matches!(mapped(OUTBOX, inside), Mapped::Withheld), "{inside:?}");
         }
-        for outside in [b"t".as_slice(), b"1", b"Y", b"yes", b"true"] {
+        for outside in [b"t".as_slice(), b"1", b"2", b"Y", b"yes", b"true", b"on"] {
             assert!(matches!(mapped(OUTBOX, Some(outside)), Mapped::Event(_)), "{outside:?}");
         }
     }
@@ -356,6 +363,7 @@ mod tests {
     #[test]
     fn a_bad_row_says_why() {
         let long = [b'x'; NAME_BYTES_MAX + 1];
+        assert_eq!(reason(OUTBOX, Some(b"public")), "bad-outbox");
         assert_eq!(reason(ID, None), "missing-id");
         assert_eq!(reason(TYPE, Some(b"")), "missing-type");
         assert_eq!(reason(AGGREGATE_ID, Some(&long)), "too-long");

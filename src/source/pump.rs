@@ -260,7 +260,7 @@ impl<'a, S: Source> Pump<'a, S> {
         {
             checkpoint.holes.found(sequence);
             let summary = self.setting.catalogue.summary(&it);
-            append.arrivals.push(Arrival { event: it, summary, late });
+            append.arrivals.push(Arrival { event: it, sequence: Some(sequence), summary, late });
         }
         let waiting = batch.events.iter().chain(rest).map(|found| found.sequence).min();
         // Once the others are counted they must not be read again, so they wait for what stands below them.

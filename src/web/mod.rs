@@ -77,10 +77,17 @@ impl Site {
         let url = url::Url::parse(&public_url).map_err(|_| wrong())?;
         // Its own text: what can't stand in a URL is escaped there, so it can stand in headers, XML and JSON.
         let public_url = url.as_str().trim_end_matches('/').to_owned();
-        let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
-        let authority = config.authority.clone().or(host.map(str::to_owned)).ok_or_else(wrong)?;
+        let host = host_of(&url).filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
+        let host = host.ok_or_else(wrong)?;
+        let authority = config.authority.clone().unwrap_or_else(|| host.clone());
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]@".contains(&b);
+        if authority.is_empty() || !authority.bytes().all(plain) {
+            return Err(format!(
+                "`server.authority` must be a host name such as events.example.com, not `{authority}`"
+            ));
+        }
         let is_loopback = bound.ip().is_loopback();
-        Ok(Self { host: host_of(&url).unwrap_or_default(), is_loopback, public_url, authority })
+        Ok(Self { public_url, authority, host, is_loopback })
     }
 
     /// Whether the request was sent to a name of this gateway. Without a token this is all that keeps a web page from

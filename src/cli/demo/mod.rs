@@ -20,9 +20,10 @@ const SHOP_CLOSES: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where the gateway listens. The receiver listens on the port after it.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// Where the gateway listens; without it, where its configuration says (127.0.0.1:8080). The receiver listens on the
+    /// port after it.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// Events that the cart service writes in a second.
     #[arg(long, default_value_t = 5.0)]
     rate: f64,
@@ -60,16 +61,19 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(Gateway, Tasks)> {
     if !config.exists() {
         std::fs::write(&config, CONFIG).with_context(|| format!("can't write {}", config.display()))?;
     }
-    let listen = [("POSTERN_SERVER__LISTEN".to_owned(), arguments.listen.to_string())];
-    let config = crate::config::Config::load(&config, &listen)?;
+    let mut config = super::load(&config)?;
+    if let Some(listen) = arguments.listen {
+        config.server.listen = listen;
+    }
+    let listen = config.server.listen;
     let gateway = Gateway::start(config, Options::default()).await?;
     let tasks = Tasks::default();
     shop.run(&tasks, arguments.rate);
-    let port = match arguments.listen.port() {
+    let port = match listen.port() {
         0 => 0,
         port => port.checked_add(1).context("--listen: the port after it must exist too")?,
     };
-    receiver::start(gateway.public_url(), SocketAddr::new(arguments.listen.ip(), port), dir, &tasks).await?;
+    receiver::start(gateway.public_url(), SocketAddr::new(listen.ip(), port), dir, &tasks).await?;
     Ok((gateway, tasks))
 }
 

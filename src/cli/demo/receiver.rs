@@ -86,6 +86,14 @@ async fn register(gateway: &str, url: &str, secret_file: &Path) -> anyhow::Resul
     let Some(secret) = registered["secret"].as_str().filter(|_| status.is_success()) else {
         bail!("the gateway did not register the demo's webhook: {}", registered["detail"]);
     };
-    std::fs::write(secret_file, secret).with_context(|| format!("can't write {}", secret_file.display()))?;
+    write_secret(secret_file, secret).with_context(|| format!("can't write {}", secret_file.display()))?;
     Ok(secret.to_owned())
+}
+
+/// For the owner's eyes only.
+fn write_secret(file: &Path, secret: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(file)?.write_all(secret.as_bytes())
 }

@@ -72,6 +72,20 @@ impl FeedConfig {
     }
 }
 
+/// Checks what can be checked without a journal.
+///
+/// # Errors
+/// A sentence that names the feed and what is wrong with it.
+pub fn check(feeds: &[FeedConfig]) -> Result<(), String> {
+    for (n, feed) in feeds.iter().enumerate() {
+        feed.check()?;
+        if feeds[..n].iter().any(|other| other.name == feed.name) {
+            return Err(format!("feed `{}` is configured twice", feed.name));
+        }
+    }
+    Ok(())
+}
+
 /// Everything that the feed's handlers share.
 #[derive(Clone)]
 pub struct Feeds {
@@ -94,14 +108,9 @@ impl Feeds {
     /// # Errors
     /// A sentence that names the feed and what is wrong with it.
     pub fn new(journal: Journal, mut feeds: Vec<FeedConfig>, site: &Site, public: bool) -> Result<Self, String> {
+        check(&feeds)?;
         if !feeds.iter().any(|feed| feed.name == "all") {
             feeds.insert(0, FeedConfig::all());
-        }
-        for (n, feed) in feeds.iter().enumerate() {
-            feed.check()?;
-            if feeds[..n].iter().any(|other| other.name == feed.name) {
-                return Err(format!("feed `{}` is configured twice", feed.name));
-            }
         }
         let year = journal.created_at().to_text()[..4].parse().unwrap_or(1970);
         let names = Names { public_url: site.public_url.clone(), authority: site.authority.clone(), year };

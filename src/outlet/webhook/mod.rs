@@ -133,6 +133,21 @@ fn key_file_beside(journal_url: &str) -> Option<PathBuf> {
     Some(Path::new(path).with_file_name("postern.key"))
 }
 
+/// Checks the sealing key as far as it can be without the journal.
+///
+/// # Errors
+/// A key that is missing, given twice or no key.
+pub fn check(config: &Config, journal_url: &str) -> Result<(), Error> {
+    match (&config.sealing_key, &config.sealing_key_file) {
+        (Some(_), Some(_)) => return Err(Error::TwoKeys),
+        (Some(text), None) => _ = Sealer::parse(text, "`sealing_key`")?,
+        (None, Some(file)) => _ = Sealer::read(file)?,
+        (None, None) if key_file_beside(journal_url).is_none() => return Err(Error::NoKey),
+        (None, None) => {}
+    }
+    Ok(())
+}
+
 async fn find_key(config: &Config, default_file: Option<PathBuf>, journal: &Journal) -> Result<Sealer, Error> {
     let may_create = default_file.is_some();
     let sealed = journal.webhooks(None, "", 1).await?.into_iter().next();

@@ -121,7 +121,7 @@ pub fn provider() {
 
 pub fn arrival(event: Event) -> Arrival {
     let summary = format!("{} {}", event.r#type, event.aggregate_id);
-    Arrival { event, summary, late: false }
+    Arrival { event, sequence: None, summary, late: false }
 }
 
 /// The n-th event of a made-up cart shop: a stable UUID, ten carts, a minute apart from 2026-01-01 on.
