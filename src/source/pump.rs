@@ -357,3 +357,6 @@ fn bytes(event: &Event) -> usize {
 fn journal_error(name: &str, cause: crate::journal::Error) -> Error {
     Error::Journal { name: name.to_owned(), cause }
 }
+
+#[cfg(test)]
+mod tests;
