@@ -20,7 +20,7 @@ create table webhooks (
     failing_since   bigint,
     last_success_at bigint,
     constraint webhooks_pk primary key (id),
-    constraint webhooks_status_is_known check (status in ('pending', 'active', 'paused', 'disabled'))
+    constraint webhooks_status_is_known check (status in ('pending', 'active', 'paused', 'disabled', 'selection_invalid'))
 );
 create index webhooks_by_owner on webhooks (owner, id);
 

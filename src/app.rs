@@ -64,7 +64,7 @@ impl Gateway {
         }
         let (clock, tasks) = (Clock::system(), Tasks::default());
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
-        let lock = journal.lock().await?;
+        let lock = journal.lock(&tasks).await?;
 
         let feeds =
             Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open()).map_err(anyhow::Error::msg)?;

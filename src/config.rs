@@ -75,11 +75,12 @@ impl Config {
 
     fn parse(text: &str, environment: &[(String, String)], folder: &Path) -> Result<Self, String> {
         let text = expand(text, environment)?;
-        let mut table: Table = text.parse().map_err(|cause: toml::de::Error| cause.to_string())?;
+        let mut table: Table = text.parse().map_err(|cause: toml::de::Error| explain(&cause, &text))?;
         let mut plain = true;
         for (name, value) in environment {
-            let Some(key) = name.strip_prefix(PREFIX).filter(|_| !NOT_KEYS.iter().any(|not| name.starts_with(not)))
-            else {
+            // A service that happens to be called Postern puts variables such as POSTERN_PORT into containers.
+            let is_key = |key: &&str| key.contains("__") && !NOT_KEYS.iter().any(|not| name.starts_with(not));
+            let Some(key) = name.strip_prefix(PREFIX).filter(is_key) else {
                 continue;
             };
             plain = false;
@@ -89,7 +90,7 @@ impl Config {
         plain &= !read_files(&mut table, folder)?;
         // Read from the text where it can be: its errors know the line.
         let config: Result<Self, toml::de::Error> = if plain { toml::from_str(&text) } else { table.try_into() };
-        let mut config = config.map_err(|cause| explain(&cause))?;
+        let mut config = config.map_err(|cause| explain(&cause, &text))?;
         config.resolve_paths(folder);
         Ok(config)
     }
@@ -195,17 +196,20 @@ fn read_files(table: &mut Table, folder: &Path) -> Result<bool, String> {
     Ok(any)
 }
 
-/// The parser's words, and for an unknown key the nearest known one.
-fn explain(cause: &toml::de::Error) -> String {
-    let text = cause.to_string();
+/// The parser's words with the line, and for an unknown key the nearest known one. Not the line itself: variables are
+/// expanded in it, so it may hold a secret.
+fn explain(cause: &toml::de::Error, text: &str) -> String {
+    let line = cause.span().and_then(|span| Some(text.get(..span.start)?.matches('\n').count() + 1));
+    let place = line.map_or(String::new(), |line| format!("line {line}: "));
+    let message = cause.message();
     let mut quoted = cause.message().split('`').skip(1).step_by(2);
     match (cause.message().starts_with("unknown field"), quoted.next()) {
         (true, Some(unknown)) => {
             let known = quoted.min_by_key(|known| distance(unknown, known));
             let hint = known.map_or(String::new(), |known| format!("; did you mean `{known}`?"));
-            format!("`{unknown}` is not a known key{hint}\n{text}")
+            format!("{place}`{unknown}` is not a known key{hint} ({message})")
         }
-        _ => text,
+        _ => format!("{place}{message}"),
     }
 }
 
@@ -240,6 +244,8 @@ mod tests {
         let error = parse("[server]\nlistn = \"127.0.0.1:1\"\n", &[]).expect_err("a typo");
         assert!(error.contains("`listn` is not a known key; did you mean `listen`?"), "{error}");
         assert!(error.contains("line 2"), "{error}");
+        let secret = parse("[journal]\nulr = \"${URL}\"\n", &[("URL", "postgres://u:secret@h/d")]).expect_err("a typo");
+        assert!(secret.contains("`url`") && !secret.contains("secret"), "{secret}");
     }
 
     #[test]

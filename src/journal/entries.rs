@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use futures_util::TryStreamExt as _;
 use sqlx::AssertSqlSafe;
 
 use super::db::with_pool;
@@ -11,6 +12,9 @@ use crate::filter::{Filter, OWN_SOURCE, Selection};
 
 /// Longest text that can be a cursor or an id; longer ones are not looked up.
 const AFTER_BYTES_MAX: usize = 512;
+
+/// Payloads in one read, before the row that goes beyond it: large events come in short pages.
+const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Which stretch of the journal, and from which end.
 #[derive(Clone, Copy, Debug)]
@@ -135,18 +139,26 @@ impl Journal {
         );
         // One more than asked for tells whether there are more.
         let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1).saturating_add(1);
-        let mut entries: Vec<Entry> = if through <= range.after {
-            Vec::new()
-        } else {
+        let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
+        if through > range.after {
             with_pool!(self.db(), pool => {
                 let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(rows);
                 for text in &condition.binds {
                     query = query.bind(text.as_str());
                 }
-                query.fetch_all(pool).await?.into_iter().map(|row: Row| row.into()).collect()
-            })
-        };
-        let more = entries.len() > limit;
+                let mut rows = query.fetch(pool);
+                while let Some(row) = rows.try_next().await? {
+                    let row: Row = row;
+                    bytes += row.data.as_ref().map_or(0, String::len) + row.metadata.as_ref().map_or(0, String::len);
+                    entries.push(row.into());
+                    if bytes > READ_BYTES_MAX {
+                        break;
+                    }
+                }
+            });
+        }
+        // Cut by bytes, there may be no more; a reader that comes again finds out.
+        let more = entries.len() > limit || bytes > READ_BYTES_MAX;
         entries.truncate(limit);
         let covered = match (range.order, more, entries.last()) {
             (Order::Ascending, true, Some(last)) => last.position,
@@ -155,6 +167,26 @@ impl Journal {
             (Order::Descending, ..) => range.after,
         };
         Ok(Page { entries, covered, more, head })
+    }
+
+    /// How many entries of a range the selection lets through, counting no further than `most`.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn count(&self, selection: &Selection, range: Range, most: i64) -> Result<i64, Error> {
+        let condition = Condition::of(selection, 4);
+        let sql = format!(
+            "select count(*) from (select 1 from entries e where e.position > $1 and e.position <= $2{} limit $3) as counted",
+            condition.text
+        );
+        let through = range.through.unwrap_or(i64::MAX);
+        Ok(with_pool!(self.db(), pool => {
+            let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(most);
+            for text in &condition.binds {
+                query = query.bind(text.as_str());
+            }
+            query.fetch_one(pool).await?
+        }))
     }
 
     /// The visible ones among the events with these public ids, in no particular order.
@@ -173,7 +205,8 @@ impl Journal {
             binds.join(", "),
             condition.text
         );
-        let ids: Vec<String> = ids.iter().map(|id| normal_id(id)).collect();
+        // No id holds a NUL, and PostgreSQL refuses to look for one.
+        let ids: Vec<String> = ids.iter().map(|id| normal_id(id).replace('\0', "\u{fffd}")).collect();
         Ok(with_pool!(self.db(), pool => {
             let mut query = sqlx::query_as(AssertSqlSafe(sql));
             for text in ids.iter().chain(&condition.binds) {

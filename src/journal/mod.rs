@@ -14,6 +14,7 @@ pub mod webhooks;
 mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -53,8 +54,9 @@ pub fn redacted(url: &str) -> String {
     if url.starts_with("sqlite:") {
         return url.to_owned();
     }
-    // Parameters may carry secrets as well, but a `?` before the last `@` belongs to the password.
-    let end = url.rfind('@').unwrap_or(0);
+    // Parameters may carry secrets as well, but a `?` before the last `@` belongs to the password, if there is one.
+    let end = url.rfind('@').filter(|end| url[..*end].split_once("://").is_some_and(|(_, user)| user.contains(':')));
+    let end = end.unwrap_or_else(|| url.find('@').filter(|at| !url[..*at].contains('?')).unwrap_or(0));
     let (place, parameters) = url[end..].split_once('?').map_or((&url[end..], ""), |(place, _)| (place, "?***"));
     let (scheme, user) = url[..end].split_once("://").map_or(("", ""), |parts| parts);
     match user.split_once(':') {
@@ -62,6 +64,10 @@ pub fn redacted(url: &str) -> String {
         None => format!("{}{place}{parameters}", &url[..end]),
     }
 }
+
+/// How often the connection that holds the lock is tried, and how long it may take to answer.
+const LOCK_WATCH: Duration = Duration::from_secs(2);
+const LOCK_ANSWER: Duration = Duration::from_secs(5);
 
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
@@ -140,8 +146,11 @@ struct Inner {
 
 /// Held by the one `serve` of a journal; others are refused until it is dropped or the process ends.
 pub enum Lock {
-    File { _file: std::fs::File },
-    Session { _connection: Box<sqlx::pool::PoolConnection<sqlx::Postgres>> },
+    File {
+        _file: std::fs::File,
+    },
+    /// On a connection that a task watches.
+    Session,
 }
 
 impl Journal {
@@ -184,11 +193,12 @@ impl Journal {
         }
     }
 
-    /// Takes the journal for this process alone.
+    /// Takes the journal for this process alone, for as long as the process lives. A lock that is lost with its
+    /// connection stops the tasks: another process may have taken it.
     ///
     /// # Errors
     /// [`Error::InUse`] while another process serves it.
-    pub async fn lock(&self) -> Result<Lock, Error> {
+    pub async fn lock(&self, tasks: &Tasks) -> Result<Lock, Error> {
         match &self.inner.db {
             Db::Sqlite(_) => {
                 let path = db::sqlite_path(&self.inner.url).unwrap_or_default();
@@ -204,7 +214,17 @@ impl Journal {
                 if !taken {
                     return Err(Error::InUse { what: redacted(&self.inner.url) });
                 }
-                Ok(Lock::Session { _connection: Box::new(connection) })
+                let (stopping, tasks) = (tasks.stopping(), tasks.clone());
+                tasks.clone().spawn("journal lock", async move {
+                    while tokio::time::timeout(LOCK_WATCH, stopping.cancelled()).await.is_err() {
+                        let alive = sqlx::query("select 1").execute(&mut *connection);
+                        if !matches!(tokio::time::timeout(LOCK_ANSWER, alive).await, Ok(Ok(_))) {
+                            tracing::error!("the journal's lock is lost with its connection, stopping");
+                            tasks.stop();
+                        }
+                    }
+                });
+                Ok(Lock::Session)
             }
         }
     }
@@ -219,7 +239,7 @@ impl Journal {
         self.inner.created_at
     }
 
-    /// Rings after every commit that added entries or changed webhooks.
+    /// Rings after every commit that added entries.
     pub fn bell(&self) -> Bell {
         self.inner.bell.clone()
     }
@@ -253,6 +273,7 @@ mod tests {
         assert_eq!(redacted("postgres://u:p@db/shop"), "postgres://u:***@db/shop");
         assert_eq!(redacted("mysql://u:p#:@x/?@db/shop?ssl-ca=a"), "mysql://u:***@db/shop?***");
         assert_eq!(redacted("postgres://db/shop?password=p"), "postgres://db/shop?***");
+        assert_eq!(redacted("postgres://db/shop?password=p@q"), "postgres://db/shop?***");
         assert_eq!(redacted("sqlite:///tmp/shop.db"), "sqlite:///tmp/shop.db");
     }
 }

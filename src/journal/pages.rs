@@ -46,6 +46,7 @@ impl Journal {
     /// The database.
     pub async fn view_feed(&self, epoch: &str) -> Result<Option<String>, Error> {
         let sql = "select feed from views where epoch = $1";
+        let epoch = epoch.replace('\0', "");
         Ok(with_pool!(self.db(), pool => sqlx::query_scalar(sql).bind(epoch).fetch_optional(pool).await?))
     }
 

@@ -49,7 +49,7 @@ impl Journal {
         let sql = "select id, event_id, sequence, reason, detail, received_at, raw from quarantine \
                    where source = $1 and id > $2 order by id limit $3";
         Ok(
-            with_pool!(self.db(), pool => sqlx::query_as(sql).bind(source).bind(after).bind(limit).fetch_all(pool).await?),
+            with_pool!(self.db(), pool => sqlx::query_as(sql).bind(source).bind(after.replace('\0', "")).bind(limit).fetch_all(pool).await?),
         )
     }
 }

@@ -60,8 +60,12 @@ impl TryFrom<String> for Status {
 /// An edit by the owner.
 pub enum Change {
     Create(Box<WebhookRow>),
-    /// Only if the row still has the revision before the given one, else [`Error::Stale`].
-    Replace(Box<WebhookRow>),
+    /// Only if the row still has the revision before the given one and its status was not set since `read_at`, the
+    /// `updated_at` that was read; else [`Error::Stale`].
+    Replace {
+        row: Box<WebhookRow>,
+        read_at: i64,
+    },
     SetStatus {
         id: String,
         status: Status,
@@ -86,7 +90,7 @@ macro_rules! select {
 }
 
 impl Journal {
-    /// Durable when it returns, and the bell has rung.
+    /// Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Stale`] if the webhook changed meanwhile, or the database.
@@ -98,6 +102,8 @@ impl Journal {
     /// The database.
     pub async fn webhook(&self, id: &str) -> Result<Option<WebhookRow>, Error> {
         let sql = select!("id = $1");
+        // PostgreSQL refuses to look for a NUL.
+        let id = id.replace('\0', "");
         Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await?))
     }
 
@@ -117,7 +123,7 @@ impl Journal {
 pub(super) async fn apply(conn: &mut Conn, change: &Change) -> Result<(), Error> {
     match change {
         Change::Create(row) => insert(conn, row).await,
-        Change::Replace(row) => replace(conn, row).await,
+        Change::Replace { row, read_at } => replace(conn, row, *read_at).await,
         Change::SetStatus { id, status, reason, now } => {
             // A new start: what failed before does not count against it.
             let sql = "update webhooks set status = $2, status_reason = $3, updated_at = $4, failing_since = null where id = $1";
@@ -148,10 +154,10 @@ async fn insert(conn: &mut Conn, row: &WebhookRow) -> Result<(), Error> {
     Ok(())
 }
 
-async fn replace(conn: &mut Conn, row: &WebhookRow) -> Result<(), Error> {
+async fn replace(conn: &mut Conn, row: &WebhookRow, read_at: i64) -> Result<(), Error> {
     // The cursor is not in it: a dispatcher may be moving it at this moment.
     let sql = "update webhooks set revision = $2, url = $3, definition = $4, secrets = $5, status = $6, \
-               status_reason = $7, updated_at = $8 where id = $1 and revision = $2 - 1";
+               status_reason = $7, updated_at = $8 where id = $1 and revision = $2 - 1 and updated_at = $9";
     let changed = with_conn!(conn, c => sqlx::query(sql)
         .bind(row.id.as_str())
         .bind(row.revision)
@@ -161,6 +167,7 @@ async fn replace(conn: &mut Conn, row: &WebhookRow) -> Result<(), Error> {
         .bind(row.status.as_str())
         .bind(row.status_reason.as_deref())
         .bind(row.updated_at)
+        .bind(read_at)
         .execute(c).await?.rows_affected());
     if changed == 0 { Err(Error::Stale) } else { Ok(()) }
 }

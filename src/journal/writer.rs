@@ -68,7 +68,8 @@ impl Writer {
 async fn run(db: Db, bell: Bell, mut waiting: mpsc::Receiver<Job>) {
     let mut group = Vec::with_capacity(GROUP_MAX);
     while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
-        let jobs = std::mem::take(&mut group);
+        // Whoever gave up waiting was told that nothing happened.
+        let jobs: Vec<Job> = group.drain(..).filter(|job| !job.reply.is_closed()).collect();
         let writes: Vec<&Write> = jobs.iter().map(|job| &job.write).collect();
         let outcome = transaction(&db, &writes).await;
         match outcome {

@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tracing::Instrument as _;
 
 use auth::{Auth, Client};
 use problem::{Draft, Kind, Problem};
@@ -146,7 +147,8 @@ async fn finish(State(front): State<Front>, mut request: Request, next: Next) ->
     let instance = request.uri().path().to_owned();
     let is_head = request.method() == Method::HEAD;
     request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
-    let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request).instrument(span)).await {
         Ok(response) => response,
         Err(_) => Problem::new(Kind::Timeout, "the gateway gave up on this request; try again").into_response(),
     };
@@ -154,6 +156,7 @@ async fn finish(State(front): State<Front>, mut request: Request, next: Next) ->
         let document = draft.document(&front.site.public_url, &instance);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
         headers.remove(header::CONTENT_ENCODING);
         *response.body_mut() = if is_head { Body::empty() } else { Body::from(document) };

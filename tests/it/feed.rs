@@ -122,6 +122,31 @@ async fn the_open_page_grows_and_then_seals_at_the_same_url() {
 }
 
 #[tokio::test]
+async fn pages_of_an_old_epoch_lead_to_exactly_the_same_place() {
+    let mut gateway = Gateway::start_with(Engine::Sqlite, SMALL).await;
+    gateway.append(events(1..=25)).await;
+    let head = fetch(&gateway, "/feeds/all.atom").await;
+    let second = link(&head, "prev-archive").unwrap().strip_prefix(&gateway.url("")).unwrap().to_owned();
+    gateway.reconfigure(&SMALL.replace("page_size = 10", "page_size = 7")).await;
+    // Sealed pages, and the open one, at which a reader stands that was up to date.
+    for (page, next) in [("/1.atom", 1), ("/2.atom", 11), ("/3.atom", 21)] {
+        let gone = gateway.get(&second.replace("/2.atom", page)).await;
+        assert_eq!(gone.status(), 410, "{page}");
+        let link = gone.headers()["link"].to_str().unwrap().to_owned();
+        let url = link.strip_prefix('<').unwrap().split('>').next().unwrap();
+        assert_eq!(ids(&fetch(&gateway, url).await).first(), atom_ids(next..=next).first(), "{page}: {link}");
+    }
+}
+
+#[tokio::test]
+async fn ids_that_no_event_can_have_are_unknown() {
+    let gateway = Gateway::start_with(Engine::Postgres, "").await;
+    for path in ["/events/%00", "/feeds/all/%00/1.atom", "/webhooks/%00"] {
+        assert_eq!(gateway.get(path).await.status(), 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_head_answers_304_until_something_happens() {
     let gateway = Gateway::start().await;
     gateway.append(events(1..=3)).await;

@@ -76,23 +76,28 @@ fn time(name: &str, value: &str) -> Result<Micros, Problem> {
 }
 
 /// A document on its way out.
-struct Reply<'a> {
+struct Reply {
     etag: String,
     immutable: bool,
     last_modified: String,
     position: i64,
     /// Only on answers that are not kept.
     head: Option<i64>,
-    links: &'a [(&'static str, String)],
+    /// The `Link` header (RFC 8288), with the links of the document.
+    links: String,
     body: Bytes,
 }
 
-impl Reply<'_> {
+fn link_header(links: &[(&'static str, String)]) -> String {
+    let links: Vec<String> = links.iter().map(|(rel, url)| format!("<{url}>; rel=\"{rel}\"")).collect();
+    links.join(", ")
+}
+
+impl Reply {
     fn into_response(self, feeds: &Feeds, headers: &HeaderMap) -> Response {
         let scope = if feeds.inner.public { "public" } else { "private" };
         let caching = if self.immutable { format!("{scope}, {IMMUTABLE}") } else { format!("{scope}, no-cache") };
         let not_modified = negotiate::has_already(headers, &self.etag);
-        let links: Vec<String> = self.links.iter().map(|(rel, url)| format!("<{url}>; rel=\"{rel}\"")).collect();
         let mut response = Response::new(if not_modified { Body::empty() } else { Body::from(self.body) });
         let out = response.headers_mut();
         let mut put = |name: header::HeaderName, value: &str| {
@@ -103,8 +108,10 @@ impl Reply<'_> {
         put(header::ETAG, &self.etag);
         put(header::CACHE_CONTROL, &caching);
         put(header::LAST_MODIFIED, &self.last_modified);
-        if !links.is_empty() {
-            put(header::LINK, &links.join(", "));
+        put(header::LINK, &self.links);
+        if !feeds.inner.public {
+            // A cache in front of two clients must not give one what the other may see.
+            put(header::VARY, "authorization");
         }
         put(header::HeaderName::from_static("feed-position"), &self.position.to_string());
         if let Some(head) = self.head {
@@ -144,7 +151,7 @@ pub(super) async fn head(
         last_modified: last_modified(feeds, newest),
         position: head.position,
         head: Some(head.position),
-        links: &links,
+        links: link_header(&links),
         body: render(feeds, feed, newest, &links, false, &read.entries),
     };
     Ok(reply.into_response(feeds, headers))
@@ -159,7 +166,7 @@ pub(super) async fn page(
     epoch: &str,
     n: i64,
 ) -> Result<Response, Problem> {
-    let state = feeds.view(feed, &client.selection())?;
+    let state = feeds.view(feed, &client.selection());
     if state.view.epoch != epoch {
         return Err(other_epoch(feeds, feed, epoch, n).await?);
     }
@@ -180,19 +187,25 @@ pub(super) async fn page(
     let links = sealed_links(feeds, &state, n);
     let body = render(feeds, feed, read.entries.last(), &links, true, &read.entries);
     let etag = etag(feeds, &state, &format!("p{n}-{}", border.last));
-    let page = CachedPage { body, etag, border, last_modified: last_modified(feeds, read.entries.last()) };
+    let page = CachedPage {
+        body,
+        etag,
+        links: link_header(&links),
+        border,
+        last_modified: last_modified(feeds, read.entries.last()),
+    };
     feeds.inner.pages.put(epoch, page.clone());
     Ok(sealed_reply(&page).into_response(feeds, headers))
 }
 
-fn sealed_reply<'a>(page: &CachedPage) -> Reply<'a> {
+fn sealed_reply(page: &CachedPage) -> Reply {
     Reply {
         etag: page.etag.clone(),
         immutable: true,
         last_modified: page.last_modified.clone(),
         position: page.border.last,
         head: None,
-        links: &[],
+        links: page.links.clone(),
         body: page.body.clone(),
     }
 }
@@ -219,7 +232,7 @@ async fn open_page(
         last_modified: last_modified(feeds, newest),
         position: read.covered,
         head: Some(head.position),
-        links: &links,
+        links: link_header(&links),
         body: render(feeds, &state.feed, newest, &links, false, &read.entries),
     };
     Ok(reply.into_response(feeds, headers))
@@ -231,11 +244,13 @@ async fn other_epoch(feeds: &Feeds, feed: &FeedConfig, epoch: &str, n: i64) -> R
     if journal.view_feed(epoch).await?.as_deref() != Some(&feed.name) {
         return Ok(Problem::new(Kind::NotFound, format!("feed `{}` never had the epoch `{epoch}`", feed.name)));
     }
-    let border = journal.page_border(epoch, n).await?;
-    let next = match border {
-        Some(border) => after_url(feeds, feed, border.after, None),
-        None => head_url(feeds, feed),
+    // The open page has no border of its own, and is where a reader stands that was up to date.
+    let after = match journal.page_border(epoch, n).await? {
+        Some(border) => Some(border.after),
+        None if n == 1 => Some(0),
+        None => journal.page_border(epoch, n - 1).await?.map(|border| border.last),
     };
+    let next = after.map_or_else(|| head_url(feeds, feed), |after| after_url(feeds, feed, after, None));
     let detail = format!("the pages of feed `{}` were cut anew; go on at {next}", feed.name);
     Ok(Problem::new(Kind::Gone, detail).with_header(header::LINK, &format!("<{next}>; rel=\"next\"")))
 }
@@ -276,12 +291,13 @@ pub(super) async fn continuation(
     let links = [("self", own), ("current", head_url(feeds, feed)), ("next", next)];
     let newest = read.entries.last();
     let reply = Reply {
-        etag: etag(feeds, &state, &format!("{after}-{}-{limit}", read.covered)),
+        // Its link changes once the next page has entries.
+        etag: etag(feeds, &state, &format!("{after}-{}-{limit}{}", read.covered, if immutable { "" } else { "o" })),
         immutable,
         last_modified: last_modified(feeds, newest),
         position: read.covered,
         head: (!immutable).then_some(head.position),
-        links: &links,
+        links: link_header(&links),
         body: render(feeds, feed, newest, &links, false, &read.entries),
     };
     Ok(reply.into_response(feeds, headers))
@@ -298,7 +314,7 @@ async fn up_to_date(
     feed: &FeedConfig,
     client: &Client,
 ) -> Result<(std::sync::Arc<ViewState>, Head, Option<Border>), Problem> {
-    let state = feeds.view(feed, &client.selection())?;
+    let state = feeds.view(feed, &client.selection());
     let head = feeds.inner.journal.head().await?;
     match state.last_border(&feeds.inner.journal, &head).await? {
         Some(border) => Ok((state, head, border)),

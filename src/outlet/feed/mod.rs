@@ -158,10 +158,8 @@ impl Feeds {
             .ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no feed `{name}`; GET /feeds lists them")))
     }
 
-    fn view(&self, feed: &FeedConfig, visible: &Selection) -> Result<Arc<ViewState>, Problem> {
-        self.inner.views.get(&self.inner.journal, feed, visible).ok_or_else(|| {
-            Problem::new(Kind::Unavailable, "too many different client visibilities; let clients share one")
-        })
+    fn view(&self, feed: &FeedConfig, visible: &Selection) -> Arc<ViewState> {
+        self.inner.views.get(&self.inner.journal, feed, visible)
     }
 }
 
@@ -182,7 +180,7 @@ async fn list(
     let journal = &feeds.inner.journal;
     let mut items = Vec::new();
     for feed in &feeds.inner.feeds {
-        let state = feeds.view(feed, &client.selection())?;
+        let state = feeds.view(feed, &client.selection());
         let range = Range { after: 0, through: None, order: Order::Descending };
         let newest = journal.read(&state.selection, range, 1, Payload::Without).await?;
         let head = newest.head;
@@ -245,7 +243,7 @@ async fn document(
     };
     if negotiated {
         let location = format!("/feeds/{}.atom", feed.name);
-        response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
+        response.headers_mut().append(header::VARY, header::HeaderValue::from_static("accept"));
         if let Ok(value) = location.parse() {
             response.headers_mut().insert(header::CONTENT_LOCATION, value);
         }

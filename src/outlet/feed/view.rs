@@ -8,10 +8,11 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::FeedConfig;
 use crate::filter::Selection;
-use crate::journal::{Border, Error, Head, Journal, View};
+use crate::journal::{Border, Error, Head, Journal, Order, Range, View};
 use crate::runtime::{hex, sha256};
 
-/// Visibilities of different clients make views of their own; more than this are not paged.
+/// Visibilities of different clients make views of their own; of more than this one is forgotten, and looked up again
+/// when it is asked for. Their borders are rows and stay.
 const VIEWS_MAX: usize = 64;
 /// Statements that one request spends on a view that lies behind; the background loop does the rest.
 const SEALS_PER_REQUEST: usize = 3;
@@ -31,6 +32,8 @@ struct Sealed {
     last: Option<Border>,
     /// Entries up to here were looked at for borders.
     through: i64,
+    /// Entries between the last border and `through`: less than a page.
+    waiting: i64,
 }
 
 impl ViewState {
@@ -45,18 +48,29 @@ impl ViewState {
             None => {
                 journal.know_view(&self.view).await?;
                 let last = journal.last_border(&self.view.epoch).await?;
-                Sealed { last, through: last.map_or(0, |border| border.last) }
+                Sealed { last, through: last.map_or(0, |border| border.last), waiting: 0 }
             }
         };
+        let size = self.feed.page_size as i64;
+        if now.through < head.position {
+            // Each entry is counted once: a feed of few events must not look at the whole journal with every append.
+            let range = Range { after: now.through, through: Some(head.position), order: Order::Ascending };
+            let found = journal.count(&self.selection, range, size).await?;
+            if now.waiting + found < size {
+                now = Sealed { waiting: now.waiting + found, through: head.position, ..now };
+            }
+        }
         let mut complete = now.through >= head.position;
         for _ in 0..SEALS_PER_REQUEST {
             if complete {
                 break;
             }
-            let size = self.feed.page_size as i64;
             let (last, all) = journal.seal(&self.view, &self.selection, size, now.last, head.position).await?;
             let through = if all { head.position } else { last.map_or(0, |border| border.last) };
-            (now, complete) = (Sealed { last, through }, all);
+            let range =
+                Range { after: last.map_or(0, |border| border.last), through: Some(through), order: Order::Ascending };
+            let waiting = journal.count(&self.selection, range, size).await?;
+            (now, complete) = (Sealed { last, through, waiting }, all);
         }
         *sealed = Some(now);
         Ok(complete.then_some(now.last))
@@ -70,15 +84,17 @@ pub struct Views {
 }
 
 impl Views {
-    /// The view of a feed that a client with this visibility gets. `None`: there are too many views already.
-    pub fn get(&self, journal: &Journal, feed: &FeedConfig, visible: &Selection) -> Option<Arc<ViewState>> {
+    /// The view of a feed that a client with this visibility gets.
+    pub fn get(&self, journal: &Journal, feed: &FeedConfig, visible: &Selection) -> Arc<ViewState> {
         let key = (feed.name.clone(), visible.and(&feed.filter));
         let mut views = self.known.lock().expect("no holder of this lock panics");
         if let Some(state) = views.get(&key) {
-            return Some(Arc::clone(state));
+            return Arc::clone(state);
         }
-        if views.len() >= VIEWS_MAX {
-            return None;
+        if views.len() >= VIEWS_MAX
+            && let Some(any) = views.keys().next().cloned()
+        {
+            views.remove(&any);
         }
         let selection = key.1.clone();
         let definition = serde_json::json!({
@@ -89,7 +105,7 @@ impl Views {
         let view = View { epoch, feed: feed.name.clone(), definition };
         let state = Arc::new(ViewState { view, selection, feed: feed.clone(), sealed: AsyncMutex::new(None) });
         views.insert(key, Arc::clone(&state));
-        Some(state)
+        state
     }
 
     /// All views that are known.
@@ -116,6 +132,7 @@ struct Pages {
 pub struct CachedPage {
     pub body: Bytes,
     pub etag: String,
+    pub links: String,
     pub border: Border,
     pub last_modified: String,
 }

@@ -38,7 +38,8 @@ const PRUNE_EVERY: usize = 1_000;
 /// Longest wait for calls in flight when the webhook was edited or paused: a whole call.
 const DRAIN_MAX: Duration = Duration::from_secs(16);
 /// … and when the gateway stops.
-const DRAIN_AT_STOP_MAX: Duration = Duration::from_millis(1_500);
+/// Less than the gateway waits, so that the last checkpoint is still written.
+const DRAIN_AT_STOP_MAX: Duration = Duration::from_millis(900);
 const RETRY_READ_MICROS: i64 = 1_000_000;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -316,7 +317,10 @@ async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, 
 /// What a key's turn is about: the frozen bytes of an event that was tried, else its next event that was passed.
 async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<Delivery>, Error> {
     let Retry { key, position, event, through, .. } = retry;
+    // The owner may see less than when the event was tried first.
+    let range = Range { after: position - 1, through: Some(*position), order: Order::Ascending };
     if let Some((event_id, r#type)) = event
+        && !shared.journal.read(&target.selection, range, 1, Payload::Without).await?.entries.is_empty()
         && let Some(body) = shared.journal.frozen_body(&target.row.id, key).await?
     {
         let (event_id, r#type) = (event_id.clone(), r#type.clone());

@@ -55,7 +55,7 @@ async fn create(
     check_address(&shared, &draft.url).await?;
     let (id, now) = (uuid::Uuid::now_v7().to_string(), shared.clock.now_micros());
     let secret = draft.secret.clone().unwrap_or_else(signature::new_secret);
-    let selection = client.selection().and(&draft.definition.filter);
+    let selection = client.selection();
     let (status, status_reason) = first_status(&shared, &draft.url);
     let row = WebhookRow {
         owner: client.name,
@@ -168,8 +168,9 @@ async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<(), Pr
         Some(secret) => shared.seal_secret(secret, &old.id),
         None => old.secrets,
     };
-    let (id, row) = (
+    let (id, read_at, row) = (
         old.id.clone(),
+        old.updated_at,
         WebhookRow {
             revision: old.revision + 1,
             url,
@@ -181,7 +182,7 @@ async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<(), Pr
             ..old
         },
     );
-    shared.journal.change_webhook(Change::Replace(Box::new(row))).await?;
+    shared.journal.change_webhook(Change::Replace { row: Box::new(row), read_at }).await?;
     shared.changed(&id);
     Ok(())
 }

@@ -78,6 +78,12 @@ impl Gateway {
         self.open().await;
     }
 
+    /// Starts it again with other configuration.
+    pub async fn reconfigure(&mut self, config: &str) {
+        config.clone_into(&mut self.config);
+        self.restart().await;
+    }
+
     pub fn app(&self) -> &app::Gateway {
         self.app.as_ref().unwrap()
     }
