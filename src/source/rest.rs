@@ -66,7 +66,10 @@ impl Sources {
     }
 }
 
-async fn list(State(sources): State<Sources>, Extension(client): Extension<Client>) -> Result<Json<Value>, Problem> {
+async fn list(
+    State(sources): State<Sources>,
+    Extension(client): Extension<Arc<Client>>,
+) -> Result<Json<Value>, Problem> {
     client.must(&Scope::Admin)?;
     let mut items = Vec::new();
     for status in sources.statuses.iter() {
@@ -77,7 +80,7 @@ async fn list(State(sources): State<Sources>, Extension(client): Extension<Clien
 
 async fn show(
     State(sources): State<Sources>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     client.must(&Scope::Admin)?;
@@ -94,7 +97,7 @@ struct Paging {
 
 async fn quarantine(
     State(sources): State<Sources>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Value>, Problem> {

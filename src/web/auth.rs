@@ -68,7 +68,8 @@ impl std::fmt::Display for Scope {
 pub struct Client {
     pub name: String,
     pub scopes: Vec<Scope>,
-    pub visible: Filter,
+    /// What it may see: handed to every read of the journal.
+    pub visible: Selection,
 }
 
 impl Client {
@@ -77,7 +78,7 @@ impl Client {
         Self {
             name: "local".to_owned(),
             scopes: vec![Scope::Read, Scope::Webhooks, Scope::Admin],
-            visible: Filter::default(),
+            visible: Selection::visible(&Filter::default()),
         }
     }
 
@@ -95,18 +96,14 @@ impl Client {
         }
         Err(Problem::new(Kind::Forbidden, format!("client `{}` lacks the scope `{scope}`", self.name)))
     }
-
-    /// What it may see, for every read of the journal.
-    pub fn selection(&self) -> Selection {
-        Selection::visible(&self.visible)
-    }
 }
 
 /// The clients of a gateway.
 #[derive(Clone, Debug)]
 pub struct Auth {
-    open: bool,
-    by_token: Arc<HashMap<[u8; 32], Client>>,
+    /// Who everybody is that reaches an open door.
+    anybody: Option<Arc<Client>>,
+    by_token: Arc<HashMap<[u8; 32], Arc<Client>>>,
 }
 
 impl Auth {
@@ -137,27 +134,28 @@ impl Auth {
             let known = Client {
                 name: name.clone(),
                 scopes: scopes.collect::<Result<_, _>>()?,
-                visible: client.events.clone(),
+                visible: Selection::visible(&client.events),
             };
-            if by_token.insert(hash, known).is_some() {
+            if by_token.insert(hash, Arc::new(known)).is_some() {
                 return Err(format!("client `{name}`: another client has the same `token_hash`"));
             }
         }
-        Ok(Self { open: clients.is_empty() && !config.required, by_token: Arc::new(by_token) })
+        let is_open = clients.is_empty() && !config.required;
+        Ok(Self { anybody: is_open.then(|| Arc::new(Client::anybody())), by_token: Arc::new(by_token) })
     }
 
     /// Whether everybody who reaches the door may do everything.
     pub fn is_open(&self) -> bool {
-        self.open
+        self.anybody.is_some()
     }
 
     /// Who asks. `None`: nobody we know, and no credentials were sent.
     ///
     /// # Errors
     /// 401 for credentials that are not known.
-    pub fn client(&self, headers: &HeaderMap) -> Result<Option<Client>, Problem> {
-        if self.open {
-            return Ok(Some(Client::anybody()));
+    pub fn client(&self, headers: &HeaderMap) -> Result<Option<Arc<Client>>, Problem> {
+        if let Some(anybody) = &self.anybody {
+            return Ok(Some(Arc::clone(anybody)));
         }
         let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
         let token = value.to_str().ok().and_then(|text| text.split_once(' '));
@@ -172,11 +170,9 @@ impl Auth {
     }
 
     /// What a client may see, by its name.
-    pub fn visibility(&self, name: &str) -> Option<Filter> {
-        if self.open {
-            return (name == Client::anybody().name).then(Filter::default);
-        }
-        self.by_token.values().find(|client| client.name == name).map(|client| client.visible.clone())
+    pub fn visibility(&self, name: &str) -> Option<Selection> {
+        let mut clients = self.anybody.iter().chain(self.by_token.values());
+        clients.find(|client| client.name == name).map(|client| client.visible.clone())
     }
 }
 

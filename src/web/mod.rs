@@ -7,12 +7,15 @@ pub mod openapi;
 pub mod outgoing;
 pub mod problem;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -62,10 +65,6 @@ pub struct Site {
     is_loopback: bool,
 }
 
-fn host_of(url: &url::Url) -> Option<String> {
-    url.host_str().map(str::to_ascii_lowercase)
-}
-
 impl Site {
     /// Checks `public_url`.
     ///
@@ -78,8 +77,8 @@ impl Site {
         let url = url::Url::parse(&public_url).map_err(|_| wrong())?;
         // Its own text: what can't stand in a URL is escaped there, so it can stand in headers, XML and JSON.
         let public_url = url.as_str().trim_end_matches('/').to_owned();
-        let host = host_of(&url).filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
-        let host = host.ok_or_else(wrong)?;
+        let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https") && url.query().is_none());
+        let host = host.ok_or_else(wrong)?.to_owned();
         let authority = config.authority.clone().unwrap_or_else(|| host.clone());
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]@".contains(&b);
         if authority.is_empty() || !authority.bytes().all(plain) {
@@ -94,38 +93,41 @@ impl Site {
     /// Whether the request was sent to a name of this gateway. Without a token this is all that keeps a web page from
     /// reading a loopback gateway through a name of its own that it points at 127.0.0.1 (DNS rebinding).
     fn is_own_host(&self, request: &Request) -> bool {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         // HTTP/1.0 has no host; browsers never speak it.
-        let Some(host) = host.filter(|_| self.is_loopback) else { return true };
-        let Ok(url) = url::Url::parse(&format!("http://{host}")) else { return false };
-        outgoing::is_loopback(&url) || host_of(&url).is_some_and(|host| host == self.host)
+        let Some(host) = request.headers().get(header::HOST).filter(|_| self.is_loopback) else { return true };
+        let Ok(host) = Authority::try_from(host.as_bytes()) else { return false };
+        let host = host.host();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        address.is_ok_and(|address| address.to_canonical().is_loopback())
+            || host.eq_ignore_ascii_case("localhost")
+            || host.eq_ignore_ascii_case(&self.host)
     }
 }
 
-#[derive(Clone)]
+/// What the layers know.
 struct Front {
     auth: Auth,
     site: Site,
+    request_ids: RequestIds,
 }
 
 /// Puts the layers around the rooms: `open` routes answer everybody, `guarded` ones only known clients.
 pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
-    let front = Front { auth, site };
-    let guarded = guarded.layer(middleware::from_fn_with_state(front.clone(), authenticate));
+    let front = Arc::new(Front { auth, site, request_ids: RequestIds::default() });
+    let guarded = guarded.layer(middleware::from_fn_with_state(Arc::clone(&front), authenticate));
+    let caught = CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+        tracing::error!("a handler panicked, answering 500");
+        Problem::new(Kind::Internal, "the cause is in the gateway's log").into_response()
+    });
     open.merge(guarded)
         .fallback(|| async { Problem::new(Kind::NotFound, "there is nothing at this URL; GET / lists what there is") })
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed, "not with this method; see Allow")
         })
-        .layer(CompressionLayer::new())
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            tracing::error!("a handler panicked, answering 500");
-            Problem::new(Kind::Internal, "the cause is in the gateway's log").into_response()
-        }))
-        .layer(middleware::from_fn_with_state(front, finish))
+        .layer((middleware::from_fn_with_state(front, finish), caught, CompressionLayer::new()))
 }
 
-async fn authenticate(State(front): State<Front>, mut request: Request, next: Next) -> Response {
+async fn authenticate(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     if front.auth.is_open() && !front.site.is_own_host(&request) {
         let detail =
             "an open gateway answers only under its own name; set `server.public_url`, or configure a [[client]]";
@@ -133,7 +135,7 @@ async fn authenticate(State(front): State<Front>, mut request: Request, next: Ne
     }
     match front.auth.client(request.headers()) {
         Ok(Some(client)) => {
-            request.extensions_mut().insert::<Client>(client);
+            request.extensions_mut().insert::<Arc<Client>>(client);
             next.run(request).await
         }
         Ok(None) => Problem::new(Kind::Unauthenticated, "send `Authorization: Bearer pst_…`").into_response(),
@@ -142,8 +144,8 @@ async fn authenticate(State(front): State<Front>, mut request: Request, next: Ne
 }
 
 /// Request id in and out, a bound on time, problems made whole, and the headers that every answer carries.
-async fn finish(State(front): State<Front>, mut request: Request, next: Next) -> Response {
-    let id = request_id(&request);
+async fn finish(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
+    let id = front.request_ids.of(&request);
     let instance = request.uri().path().to_owned();
     let is_head = request.method() == Method::HEAD;
     request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
@@ -183,13 +185,28 @@ async fn draft(response: &mut Response) -> Option<Draft> {
     Some(Draft { kind, detail: String::from_utf8_lossy(&body).into_owned() })
 }
 
-/// The caller's id if it is one that can stand in a log line, else a new one.
-fn request_id(request: &Request) -> HeaderValue {
-    let given = request.headers().get(&REQUEST_ID).filter(|value| {
-        let text = value.as_bytes();
-        (1..=64).contains(&text.len()) && text.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-    });
-    given.cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&crate::runtime::random_hex(8)).expect("hex digits can be a header value")
-    })
+/// Names requests: a random part for the process and a number.
+struct RequestIds {
+    process: String,
+    next: AtomicU64,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self { process: crate::runtime::random_hex(4), next: AtomicU64::new(1) }
+    }
+}
+
+impl RequestIds {
+    /// The caller's id if it is one that can stand in a log line, else a new one.
+    fn of(&self, request: &Request) -> HeaderValue {
+        let given = request.headers().get(&REQUEST_ID).filter(|value| {
+            let text = value.as_bytes();
+            (1..=64).contains(&text.len()) && text.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+        });
+        given.cloned().unwrap_or_else(|| {
+            let id = format!("{}-{}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
+            HeaderValue::try_from(id).expect("hex digits and a number can be a header value")
+        })
+    }
 }

@@ -1,5 +1,7 @@
 //! `GET /events/{id}`: one event whole, as JSON or for people.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
@@ -17,14 +19,14 @@ const HTML: &str = "text/html";
 
 pub(super) async fn event(
     State(feeds): State<Feeds>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
     let journal = &feeds.inner.journal;
     let public = event_id_of_atom_id(&id).unwrap_or_else(|| id.clone());
-    let entry = journal.by_ids(&client.selection(), &[public], Payload::With).await?.into_iter().next();
+    let entry = journal.by_ids(&client.visible, &[public], Payload::With).await?.into_iter().next();
     let entry = entry.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event `{id}`")))?;
     match negotiate::accept(&headers, &[JSON, HTML]) {
         Some(HTML) => Ok(page(&feeds, &entry)),

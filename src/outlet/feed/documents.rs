@@ -1,23 +1,24 @@
 //! The documents of a feed: its head, its numbered pages, and continuations after an event or a time.
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 
 use super::atom::{self, Document};
-use super::view::{CachedPage, ViewState};
+use super::reply::{About, Reply};
+use super::view::ViewState;
 use super::{FeedConfig, Feeds};
 use crate::event::{Cursor, Entry, Micros};
 use crate::journal::{Border, Head, Order, Payload, Range};
 use crate::runtime::{hex, sha256};
 use crate::web::auth::Client;
-use crate::web::negotiate;
 use crate::web::problem::{Kind, Problem};
 
 /// The head holds at least so many entries, so that naive readers that come rarely see them all.
 const HEAD_ENTRIES_MIN: usize = 50;
 const LIMIT_MAX: usize = 1000;
-const IMMUTABLE: &str = "max-age=31536000, immutable";
 
 /// Where a continuation starts.
 pub(super) struct Start {
@@ -75,57 +76,6 @@ fn time(name: &str, value: &str) -> Result<Micros, Problem> {
     })
 }
 
-/// A document on its way out.
-struct Reply {
-    etag: String,
-    immutable: bool,
-    last_modified: String,
-    position: i64,
-    /// Only on answers that are not kept.
-    head: Option<i64>,
-    /// The `Link` header (RFC 8288), with the links of the document.
-    links: String,
-    body: Bytes,
-}
-
-fn link_header(links: &[(&'static str, String)]) -> String {
-    let links: Vec<String> = links.iter().map(|(rel, url)| format!("<{url}>; rel=\"{rel}\"")).collect();
-    links.join(", ")
-}
-
-impl Reply {
-    fn into_response(self, feeds: &Feeds, headers: &HeaderMap) -> Response {
-        let scope = if feeds.inner.public { "public" } else { "private" };
-        let caching = if self.immutable { format!("{scope}, {IMMUTABLE}") } else { format!("{scope}, no-cache") };
-        let not_modified = negotiate::has_already(headers, &self.etag);
-        let mut response = Response::new(if not_modified { Body::empty() } else { Body::from(self.body) });
-        let out = response.headers_mut();
-        let mut put = |name: header::HeaderName, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                out.insert(name, value);
-            }
-        };
-        put(header::ETAG, &self.etag);
-        put(header::CACHE_CONTROL, &caching);
-        put(header::LAST_MODIFIED, &self.last_modified);
-        put(header::LINK, &self.links);
-        if !feeds.inner.public {
-            // A cache in front of two clients must not give one what the other may see.
-            put(header::VARY, "authorization");
-        }
-        put(header::HeaderName::from_static("feed-position"), &self.position.to_string());
-        if let Some(head) = self.head {
-            put(header::HeaderName::from_static("feed-head"), &head.to_string());
-        }
-        if not_modified {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-        } else {
-            put(header::CONTENT_TYPE, atom::MEDIA_TYPE);
-        }
-        response
-    }
-}
-
 /// The newest entries, newest first: all after the last sealed page, and at least 50.
 pub(super) async fn head(
     feeds: &Feeds,
@@ -145,16 +95,17 @@ pub(super) async fn head(
         links.push(("prev-archive", page_url(feeds, &state, border.n)));
     }
     let newest = read.entries.first();
-    let reply = Reply {
+    let about = About {
         etag: etag(feeds, &state, &format!("{}", newest.map_or(0, |entry| entry.position))),
         immutable: false,
+        public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
         position: head.position,
         head: Some(head.position),
-        links: link_header(&links),
-        body: render(feeds, feed, newest, &links, false, &read.entries),
+        links: &links,
     };
-    Ok(reply.into_response(feeds, headers))
+    let body = render(feeds, feed, newest, &links, false, &read.entries);
+    Ok(Reply::new(about, body).to_response(headers))
 }
 
 /// Page `n` of an epoch: a sealed one never changes; the one after the last sealed is open.
@@ -166,12 +117,12 @@ pub(super) async fn page(
     epoch: &str,
     n: i64,
 ) -> Result<Response, Problem> {
-    let state = feeds.view(feed, &client.selection());
+    let state = feeds.view(feed, &client.visible);
     if state.view.epoch != epoch {
         return Err(other_epoch(feeds, feed, epoch, n).await?);
     }
     if let Some(page) = feeds.inner.pages.get(epoch, n) {
-        return Ok(sealed_reply(&page).into_response(feeds, headers));
+        return Ok(page.to_response(headers));
     }
     let (state, head, last) = up_to_date(feeds, feed, client).await?;
     let open = last.map_or(1, |border| border.n + 1);
@@ -185,29 +136,19 @@ pub(super) async fn page(
     let range = Range { after: border.after, through: Some(border.last), order: Order::Ascending };
     let read = feeds.inner.journal.read(&state.selection, range, feed.page_size, Payload::Without).await?;
     let links = sealed_links(feeds, &state, n);
-    let body = render(feeds, feed, read.entries.last(), &links, true, &read.entries);
-    let etag = etag(feeds, &state, &format!("p{n}-{}", border.last));
-    let page = CachedPage {
-        body,
-        etag,
-        links: link_header(&links),
-        border,
-        last_modified: last_modified(feeds, read.entries.last()),
-    };
-    feeds.inner.pages.put(epoch, page.clone());
-    Ok(sealed_reply(&page).into_response(feeds, headers))
-}
-
-fn sealed_reply(page: &CachedPage) -> Reply {
-    Reply {
-        etag: page.etag.clone(),
+    let about = About {
+        etag: etag(feeds, &state, &format!("p{n}-{}", border.last)),
         immutable: true,
-        last_modified: page.last_modified.clone(),
-        position: page.border.last,
+        public: feeds.inner.public,
+        last_modified: last_modified(feeds, read.entries.last()),
+        position: border.last,
         head: None,
-        links: page.links.clone(),
-        body: page.body.clone(),
-    }
+        links: &links,
+    };
+    let body = render(feeds, feed, read.entries.last(), &links, true, &read.entries);
+    let page = Arc::new(Reply::new(about, body));
+    feeds.inner.pages.put(epoch, n, Arc::clone(&page));
+    Ok(page.to_response(headers))
 }
 
 async fn open_page(
@@ -226,16 +167,17 @@ async fn open_page(
     }
     links.push(("next", after_url(feeds, &state.feed, read.covered, None)));
     let newest = read.entries.last();
-    let reply = Reply {
+    let about = About {
         etag: etag(feeds, state, &format!("p{n}-{}", newest.map_or(after, |entry| entry.position))),
         immutable: false,
+        public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
         position: read.covered,
         head: Some(head.position),
-        links: link_header(&links),
-        body: render(feeds, &state.feed, newest, &links, false, &read.entries),
+        links: &links,
     };
-    Ok(reply.into_response(feeds, headers))
+    let body = render(feeds, &state.feed, newest, &links, false, &read.entries);
+    Ok(Reply::new(about, body).to_response(headers))
 }
 
 /// An epoch that is not the client's present one: 410 with the same place in the present one, if it ever was one.
@@ -266,7 +208,7 @@ pub(super) async fn continuation(
     let (state, head, last) = up_to_date(feeds, feed, client).await?;
     let journal = &feeds.inner.journal;
     let after = match &start.from {
-        From::After(text) => journal.locate(&client.selection(), text).await?,
+        From::After(text) => journal.locate(&client.visible, text).await?,
         From::Since(time) => journal.before_time(*time).await?,
         From::RecordedSince(time) => journal.before_recorded(*time).await?,
     };
@@ -290,17 +232,18 @@ pub(super) async fn continuation(
     let own = after_url(feeds, feed, after, start.limit);
     let links = [("self", own), ("current", head_url(feeds, feed)), ("next", next)];
     let newest = read.entries.last();
-    let reply = Reply {
+    let about = About {
         // Its link changes once the next page has entries.
         etag: etag(feeds, &state, &format!("{after}-{}-{limit}{}", read.covered, if immutable { "" } else { "o" })),
         immutable,
+        public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
         position: read.covered,
         head: (!immutable).then_some(head.position),
-        links: link_header(&links),
-        body: render(feeds, feed, newest, &links, false, &read.entries),
+        links: &links,
     };
-    Ok(reply.into_response(feeds, headers))
+    let body = render(feeds, feed, newest, &links, false, &read.entries);
+    Ok(Reply::new(about, body).to_response(headers))
 }
 
 async fn has_entries(feeds: &Feeds, state: &ViewState, after: i64, head: &Head) -> Result<bool, Problem> {
@@ -313,8 +256,8 @@ async fn up_to_date(
     feeds: &Feeds,
     feed: &FeedConfig,
     client: &Client,
-) -> Result<(std::sync::Arc<ViewState>, Head, Option<Border>), Problem> {
-    let state = feeds.view(feed, &client.selection());
+) -> Result<(Arc<ViewState>, Head, Option<Border>), Problem> {
+    let state = feeds.view(feed, &client.visible);
     let head = feeds.inner.journal.head().await?;
     match state.last_border(&feeds.inner.journal, &head).await? {
         Some(border) => Ok((state, head, border)),
@@ -336,8 +279,8 @@ fn render(
     atom::render(&feeds.inner.names, &document).into()
 }
 
-fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> String {
-    newest.map_or(feeds.inner.journal.created_at(), |entry| entry.recorded_at).to_http_date()
+fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> Micros {
+    newest.map_or(feeds.inner.journal.created_at(), |entry| entry.recorded_at)
 }
 
 /// Weak, and the same on every process with this configuration: (epoch, place, what the rendering depends on).

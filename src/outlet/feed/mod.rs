@@ -4,6 +4,7 @@
 mod atom;
 mod detail;
 mod documents;
+mod reply;
 mod view;
 
 use std::sync::Arc;
@@ -173,14 +174,14 @@ async fn wait(bell: &mut Bell, stopping: &tokio_util::sync::CancellationToken) -
 /// `GET /feeds`
 async fn list(
     State(feeds): State<Feeds>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
     let journal = &feeds.inner.journal;
     let mut items = Vec::new();
     for feed in &feeds.inner.feeds {
-        let state = feeds.view(feed, &client.selection());
+        let state = feeds.view(feed, &client.visible);
         let range = Range { after: 0, through: None, order: Order::Descending };
         let newest = journal.read(&state.selection, range, 1, Payload::Without).await?;
         let head = newest.head;
@@ -221,7 +222,7 @@ async fn list(
 /// `GET /feeds/{feed}` and `/feeds/{feed}.atom`: the head, or a continuation.
 async fn document(
     State(feeds): State<Feeds>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -259,7 +260,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 /// `GET /feeds/{feed}/{epoch}/{n}.atom`
 async fn page(
     State(feeds): State<Feeds>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path((feed, epoch, page)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

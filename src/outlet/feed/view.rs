@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use axum::body::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::FeedConfig;
+use super::reply::Reply;
 use crate::filter::Selection;
 use crate::journal::{Border, Error, Head, Journal, Order, Range, View};
 use crate::runtime::{hex, sha256};
@@ -22,8 +22,11 @@ const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A view with what this process knows of its pages.
 pub struct ViewState {
     pub view: View,
-    pub selection: Selection,
     pub feed: FeedConfig,
+    /// What the client may see.
+    visible: Selection,
+    /// That, and the feed's filter.
+    pub selection: Selection,
     sealed: AsyncMutex<Option<Sealed>>,
 }
 
@@ -80,37 +83,35 @@ impl ViewState {
 /// The views that were asked for since the process started.
 #[derive(Default)]
 pub struct Views {
-    known: Mutex<HashMap<(String, Selection), Arc<ViewState>>>,
+    known: Mutex<VecDeque<Arc<ViewState>>>,
 }
 
 impl Views {
     /// The view of a feed that a client with this visibility gets.
     pub fn get(&self, journal: &Journal, feed: &FeedConfig, visible: &Selection) -> Arc<ViewState> {
-        let key = (feed.name.clone(), visible.and(&feed.filter));
         let mut views = self.known.lock().expect("no holder of this lock panics");
-        if let Some(state) = views.get(&key) {
+        if let Some(state) = views.iter().find(|state| state.feed.name == feed.name && state.visible == *visible) {
             return Arc::clone(state);
         }
-        if views.len() >= VIEWS_MAX
-            && let Some(any) = views.keys().next().cloned()
-        {
-            views.remove(&any);
+        if views.len() >= VIEWS_MAX {
+            views.pop_front();
         }
-        let selection = key.1.clone();
+        let selection = visible.and(&feed.filter);
         let definition = serde_json::json!({
             "journal": journal.id(), "feed": feed.name, "selection": selection, "pageSize": feed.page_size,
         })
         .to_string();
         let epoch = hex(&sha256(&definition)[..5]);
         let view = View { epoch, feed: feed.name.clone(), definition };
-        let state = Arc::new(ViewState { view, selection, feed: feed.clone(), sealed: AsyncMutex::new(None) });
-        views.insert(key, Arc::clone(&state));
+        let (feed, visible, sealed) = (feed.clone(), visible.clone(), AsyncMutex::new(None));
+        let state = Arc::new(ViewState { view, feed, visible, selection, sealed });
+        views.push_back(Arc::clone(&state));
         state
     }
 
     /// All views that are known.
     pub fn all(&self) -> Vec<Arc<ViewState>> {
-        self.known.lock().expect("no holder of this lock panics").values().cloned().collect()
+        self.known.lock().expect("no holder of this lock panics").iter().cloned().collect()
     }
 }
 
@@ -122,41 +123,31 @@ pub struct PageCache {
 
 #[derive(Default)]
 struct Pages {
-    by_page: HashMap<(String, i64), CachedPage>,
+    by_page: HashMap<(String, i64), Arc<Reply>>,
     order: VecDeque<(String, i64)>,
     bytes: usize,
 }
 
-/// A sealed page, ready to be sent.
-#[derive(Clone)]
-pub struct CachedPage {
-    pub body: Bytes,
-    pub etag: String,
-    pub links: String,
-    pub border: Border,
-    pub last_modified: String,
-}
-
 impl PageCache {
-    pub fn get(&self, epoch: &str, n: i64) -> Option<CachedPage> {
+    pub fn get(&self, epoch: &str, n: i64) -> Option<Arc<Reply>> {
         let pages = self.pages.lock().expect("no holder of this lock panics");
         pages.by_page.get(&(epoch.to_owned(), n)).cloned()
     }
 
-    pub fn put(&self, epoch: &str, page: CachedPage) {
-        let key = (epoch.to_owned(), page.border.n);
+    pub fn put(&self, epoch: &str, n: i64, page: Arc<Reply>) {
+        let key = (epoch.to_owned(), n);
         let mut guard = self.pages.lock().expect("no holder of this lock panics");
         let pages = &mut *guard;
-        pages.bytes += page.body.len();
-        if pages.by_page.insert(key.clone(), page.clone()).is_some() {
-            pages.bytes -= page.body.len();
+        pages.bytes += page.body_bytes();
+        if let Some(same) = pages.by_page.insert(key.clone(), page) {
+            pages.bytes -= same.body_bytes();
             return;
         }
         pages.order.push_back(key);
         while pages.bytes > CACHE_BYTES_MAX {
             let Some(oldest) = pages.order.pop_front() else { break };
             if let Some(gone) = pages.by_page.remove(&oldest) {
-                pages.bytes -= gone.body.len();
+                pages.bytes -= gone.body_bytes();
             }
         }
     }

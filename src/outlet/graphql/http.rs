@@ -3,6 +3,8 @@
 //! What is wrong before GraphQL is reached is a problem document; the rest is a GraphQL response, whose status says
 //! more if the client accepts `application/graphql-response+json`.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
@@ -38,7 +40,7 @@ const PAGE: &str = r#"<!doctype html>
 /// Answers every method of the URL.
 pub(super) async fn handle(
     State(engine): State<Engine>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -62,7 +64,7 @@ pub(super) async fn handle(
         return Err(Problem::new(Kind::BadRequest, TRY));
     };
     let media_type = media_type(&headers)?;
-    match engine.answer(ask, client.selection(), !posted).await {
+    match engine.answer(ask, client.visible.clone(), !posted).await {
         Answer::NoQuery => Err(Problem::method_not_allowed("POST")),
         Answer::Ran(text) => Ok(respond(StatusCode::OK, media_type, text)),
         Answer::Refused(_, text) if media_type == JSON => Ok(respond(StatusCode::OK, media_type, text)),

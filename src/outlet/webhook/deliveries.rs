@@ -29,7 +29,7 @@ struct Item {
 
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Shown {
@@ -43,7 +43,7 @@ pub(super) async fn list(
         return Err(Problem::new(Kind::BadRequest, detail));
     }
     let after = match query.get("after") {
-        Some(text) => shared.journal.locate(&client.selection(), text).await?,
+        Some(text) => shared.journal.locate(&client.visible, text).await?,
         None => 0,
     };
     let (mut items, mut covered) = match status {
@@ -88,8 +88,8 @@ async fn delivered(
 ) -> Result<Found, Error> {
     let log = shared.journal.delivered(&row.id, after, i64::try_from(limit + 1).unwrap_or(i64::MAX)).await?;
     let more = log.get(limit).and(log.get(limit - 1)).map(|last| last.position);
-    let visible = client.selection();
-    let items = log.iter().take(limit).filter(|line| visible.matches(&line.event)).map(item_of_delivered).collect();
+    let items =
+        log.iter().take(limit).filter(|line| client.visible.matches(&line.event)).map(item_of_delivered).collect();
     Ok((items, more))
 }
 
@@ -140,13 +140,13 @@ fn selection(shared: &Shared, row: &WebhookRow) -> Option<Selection> {
 /// One event for one webhook, with the calls that the log still has.
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path((id, event)): Path<(String, String)>,
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
     let unknown =
         || Problem::new(Kind::NotFound, "this webhook has no delivery of such an event, or its log has forgotten it");
-    let found = shared.journal.by_ids(&client.selection(), &[event], Payload::Without).await?;
+    let found = shared.journal.by_ids(&client.visible, &[event], Payload::Without).await?;
     let entry = found.first().ok_or_else(unknown)?;
     let attempts = shared.journal.attempts(&row.id, entry.position).await?;
     let mut json = state_of(&shared, &row, entry, &attempts).await?.ok_or_else(unknown)?;

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
-use crate::filter::{Filter, Selection};
+use crate::filter::Selection;
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{self, Journal};
 use crate::runtime::{Bell, Clock, Tasks};
@@ -103,7 +103,7 @@ pub enum Error {
 }
 
 /// What a client may see, by its name; nothing for a name that is not configured.
-type Visibility = Box<dyn Fn(&str) -> Option<Filter> + Send + Sync>;
+type Visibility = Box<dyn Fn(&str) -> Option<Selection> + Send + Sync>;
 
 /// The webhooks of a gateway. Cheap to clone.
 #[derive(Clone)]
@@ -193,7 +193,7 @@ impl Webhooks {
         outgoing: Outgoing,
         site: &Site,
         clock: Clock,
-        visibility: impl Fn(&str) -> Option<Filter> + Send + Sync + 'static,
+        visibility: impl Fn(&str) -> Option<Selection> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         for text in [&site.public_url, &site.authority] {
             HeaderValue::from_str(text).map_err(|_| Error::Site)?;
@@ -236,7 +236,7 @@ impl Shared {
     /// What a webhook gets: its filter, within what its owner may see. Nothing for an owner that is gone.
     fn selection(&self, row: &WebhookRow, definition: &Definition) -> Option<Selection> {
         let visible = (self.visibility)(&row.owner)?;
-        Some(Selection::visible(&visible).and(&definition.filter))
+        Some(visible.and(&definition.filter))
     }
 
     fn seal_secret(&self, secret: &str, id: &str) -> Vec<u8> {

@@ -45,7 +45,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 async fn create(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Shown {
@@ -55,17 +55,16 @@ async fn create(
     check_address(&shared, &draft.url).await?;
     let (id, now) = (uuid::Uuid::now_v7().to_string(), shared.clock.now_micros());
     let secret = draft.secret.clone().unwrap_or_else(signature::new_secret);
-    let selection = client.selection();
     let (status, status_reason) = first_status(&shared, &draft.url);
     let row = WebhookRow {
-        owner: client.name,
+        owner: client.name.clone(),
         revision: 1,
         url: draft.url.to_string(),
         definition: to_json(&draft.definition),
         secrets: shared.seal_secret(&secret, &id),
         status,
         status_reason,
-        cursor: start(&shared, &selection, &draft.from).await?,
+        cursor: start(&shared, &client.visible, &draft.from).await?,
         created_at: now,
         updated_at: now,
         failing_since: None,
@@ -83,7 +82,7 @@ async fn create(
 
 async fn list(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Shown {
     client.must(&Scope::Webhooks)?;
@@ -123,7 +122,7 @@ async fn list(
 
 async fn show(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(id): Path<String>,
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
@@ -134,7 +133,7 @@ async fn show(
 /// Replaces, or does what the header `Command` says.
 async fn put(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -206,7 +205,7 @@ async fn resume(shared: &Shared, row: WebhookRow) -> Result<(), Problem> {
 
 async fn delete(
     State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Client>,
+    Extension(client): Extension<Arc<Client>>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Shown {

@@ -1,0 +1,83 @@
+//! A document on its way out: its headers, and 304 for whoever has it already.
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+
+use super::atom;
+use crate::event::Micros;
+use crate::web::negotiate;
+
+const FEED_POSITION: HeaderName = HeaderName::from_static("feed-position");
+const FEED_HEAD: HeaderName = HeaderName::from_static("feed-head");
+const IMMUTABLE: &str = "max-age=31536000, immutable";
+
+/// What the headers say of a document.
+pub struct About<'a> {
+    pub etag: String,
+    pub immutable: bool,
+    /// Nobody needs a token: shared caches may keep it.
+    pub public: bool,
+    pub last_modified: Micros,
+    /// Where a reader stands that has read it.
+    pub position: i64,
+    /// The journal's head, on answers that are not kept.
+    pub head: Option<i64>,
+    /// The links of the document, for the `Link` header (RFC 8288).
+    pub links: &'a [(&'static str, String)],
+}
+
+/// A document that can be sent any number of times.
+pub struct Reply {
+    etag: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Reply {
+    pub fn new(about: About<'_>, body: Bytes) -> Self {
+        let scope = if about.public { "public" } else { "private" };
+        let caching = if about.immutable { IMMUTABLE } else { "no-cache" };
+        let links: Vec<String> = about.links.iter().map(|(rel, url)| format!("<{url}>; rel=\"{rel}\"")).collect();
+        let mut headers = HeaderMap::new();
+        let mut put = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        put(header::CONTENT_TYPE, atom::MEDIA_TYPE);
+        put(header::ETAG, &about.etag);
+        put(header::CACHE_CONTROL, &format!("{scope}, {caching}"));
+        put(header::LAST_MODIFIED, &about.last_modified.to_http_date());
+        put(header::LINK, &links.join(", "));
+        put(FEED_POSITION, &about.position.to_string());
+        if let Some(head) = about.head {
+            put(FEED_HEAD, &head.to_string());
+        }
+        if !about.public {
+            // A cache in front of two clients must not give one what the other may see.
+            put(header::VARY, "authorization");
+        }
+        Self { etag: about.etag, headers, body }
+    }
+
+    pub fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The answer to a request with these headers.
+    pub fn to_response(&self, request: &HeaderMap) -> Response {
+        let mut response = if negotiate::has_already(request, &self.etag) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        } else {
+            Response::new(Body::from(self.body.clone()))
+        };
+        *response.headers_mut() = self.headers.clone();
+        if response.status() == StatusCode::NOT_MODIFIED {
+            response.headers_mut().remove(header::CONTENT_TYPE);
+        }
+        response
+    }
+}
