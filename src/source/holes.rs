@@ -104,6 +104,8 @@ pub(super) struct Lost {
 /// How far a source was read. Kept in the journal as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checkpoint {
+    /// The table and the column whose numbers these are.
+    pub column: Option<String>,
     /// The highest number that was read. Everything at or below it was seen or is in `holes`.
     pub max: Option<i64>,
     /// The id of the row with that number, where the number may be used again.
@@ -117,6 +119,8 @@ pub(super) struct Checkpoint {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Stored {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<String>,
     max: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_id: Option<String>,
@@ -141,7 +145,7 @@ impl Checkpoint {
             Hole { from, to: end, since }
         });
         let holes = Holes { ranges: ranges.collect(), ..Holes::default() };
-        Ok(Self { max: stored.max, last_id: stored.last_id, holes, lost: stored.lost })
+        Ok(Self { column: stored.column, max: stored.max, last_id: stored.last_id, holes, lost: stored.lost })
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -155,7 +159,8 @@ impl Checkpoint {
             ]);
             (end, since) = (hole.to, hole.since);
         }
-        let stored = Stored { max: self.max, last_id: self.last_id.clone(), holes: packed, lost: self.lost };
+        let (column, last_id) = (self.column.clone(), self.last_id.clone());
+        let stored = Stored { column, max: self.max, last_id, holes: packed, lost: self.lost };
         serde_json::to_string(&stored).expect("numbers and texts are JSON")
     }
 

@@ -128,10 +128,16 @@ struct Pump<'a, S> {
 
 impl<'a, S: Source> Pump<'a, S> {
     async fn open(setting: &'a Setting) -> Result<Self, Error> {
-        let name = &setting.config.name;
+        let Config { name, table, columns, .. } = &setting.config;
         let source = S::open(&setting.config).await?;
         let kept = setting.journal.source(name).await.map_err(|cause| journal_error(name, cause))?;
-        let checkpoint = Checkpoint::parse(name, kept.as_ref().and_then(|row| row.checkpoint.as_deref()))?;
+        let mut checkpoint = Checkpoint::parse(name, kept.as_ref().and_then(|row| row.checkpoint.as_deref()))?;
+        let column = format!("{table}.{}", columns.sequence);
+        if let Some(before) = checkpoint.column.replace(column.clone()).filter(|before| *before != column) {
+            // Its numbers mean nothing here. Whatever was journaled already is known by its id.
+            warn!(source.name = %name, "source `{name}` was read by `{before}` and is now by `{column}`: starting at its beginning");
+            checkpoint = Checkpoint { column: Some(column), ..Checkpoint::default() };
+        }
         Ok(Self { setting, source, lost_logged: (checkpoint.lost, None), checkpoint, rows_max: ROWS_MAX })
     }
 

@@ -427,6 +427,22 @@ async fn a_number_that_sqlite_gives_again_is_a_new_row() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_pointed_at_another_table_reads_it_from_its_beginning() {
+    let (mut gateway, mut shop, dir) = sqlite_shop(OFTEN).await;
+    run!(shop, insert("1", "x", 1), insert("2", "x", 2));
+    until(&gateway, &["1", "2"]).await;
+    let other = table(Engine::Sqlite).replace("tb_cart_event", "tb_order_event");
+    run!(shop, &other, &insert("1 of orders", "y", 1).replace("tb_cart_event", "tb_order_event"));
+    let url = format!("sqlite://{}", dir.path().join("shop.db").display());
+    gateway.reconfigure(&configuration(&url, OFTEN).replace("tb_cart_event", "tb_order_event")).await;
+    until(&gateway, &["1", "2", "1 of orders"]).await;
+    // And back: what is known stays known.
+    run!(shop, insert("3", "x", 3));
+    gateway.reconfigure(&configuration(&url, OFTEN)).await;
+    until(&gateway, &["1", "2", "1 of orders", "3"]).await;
+}
+
+#[tokio::test]
 async fn what_is_not_true_in_outbox_or_where_stays_inside_and_bad_rows_are_kept() {
     let (gateway, mut shop, _dir) =
         sqlite_shop("poll = { fixed_rate = \"20ms\" }\nwhere = \"cart_id <> 'secret'\"").await;
