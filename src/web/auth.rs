@@ -149,24 +149,25 @@ impl Auth {
         self.anybody.is_some()
     }
 
-    /// Who asks. `None`: nobody we know, and no credentials were sent.
+    /// Who asks.
     ///
     /// # Errors
-    /// 401 for credentials that are not known.
-    pub fn client(&self, headers: &HeaderMap) -> Result<Option<Arc<Client>>, Problem> {
+    /// 401 for credentials that are not known, and for none where some are needed.
+    pub fn client(&self, headers: &HeaderMap) -> Result<Arc<Client>, Problem> {
         if let Some(anybody) = &self.anybody {
-            return Ok(Some(Arc::clone(anybody)));
+            return Ok(Arc::clone(anybody));
         }
-        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+        let unknown = |detail| Problem::new(Kind::Unauthenticated, detail);
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Err(unknown("send `Authorization: Bearer pst_…`"));
+        };
         let token = value.to_str().ok().and_then(|text| text.split_once(' '));
         let known = match token {
             // Looked up by hash: neither the comparison's time nor the table tells anything about a token.
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => self.by_token.get(&sha256(token.trim())),
             _ => None,
         };
-        known.cloned().map(Some).ok_or_else(|| {
-            Problem::new(Kind::Unauthenticated, "these credentials are not known; send `Authorization: Bearer pst_…`")
-        })
+        known.cloned().ok_or_else(|| unknown("these credentials are not known; send `Authorization: Bearer pst_…`"))
     }
 
     /// What a client may see, by its name.
@@ -211,10 +212,10 @@ mod tests {
             headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
             headers
         };
-        let client = auth.client(&with(&format!("Bearer {token}"))).expect("known").expect("somebody");
+        let client = auth.client(&with(&format!("Bearer {token}"))).expect("known");
         assert_eq!(client.name, "erp");
         assert!(client.may(&Scope::Read) && !client.may(&Scope::Admin));
         assert!(auth.client(&with(&format!("Bearer {token}x"))).is_err());
-        assert!(auth.client(&HeaderMap::new()).expect("no credentials are no error").is_none());
+        assert!(auth.client(&HeaderMap::new()).is_err());
     }
 }

@@ -7,20 +7,26 @@ pub mod openapi;
 pub mod outgoing;
 pub mod problem;
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::Route;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::Service;
+use tower::layer::layer_fn;
 use tower_http::compression::CompressionLayer;
 use tracing::Instrument as _;
 
@@ -104,73 +110,125 @@ impl Site {
     }
 }
 
-/// What the layers know.
+/// What the door in front of every route knows.
 struct Front {
     auth: Auth,
     site: Site,
-    request_ids: RequestIds,
+    /// Request ids: a random part for the process, and a number.
+    process: String,
+    requests: AtomicU64,
 }
 
-/// Puts the layers around the rooms: `open` routes answer everybody, `guarded` ones only known clients.
+/// Puts the front door before the rooms: `open` routes answer everybody, `guarded` ones only known clients.
 pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
-    let front = Arc::new(Front { auth, site, request_ids: RequestIds::default() });
-    let guarded = guarded.layer(middleware::from_fn_with_state(Arc::clone(&front), authenticate));
-    let caught = CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-        tracing::error!("a handler panicked, answering 500");
-        Problem::new(Kind::Internal, "the cause is in the gateway's log").into_response()
-    });
-    open.merge(guarded)
-        .fallback(|| async { Problem::new(Kind::NotFound, "there is nothing at this URL; GET / lists what there is") })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(Kind::MethodNotAllowed, "not with this method; see Allow")
-        })
-        .layer((middleware::from_fn_with_state(front, finish), caught, CompressionLayer::new()))
-}
-
-async fn authenticate(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
-    if front.auth.is_open() && !front.site.is_own_host(&request) {
-        let detail =
-            "an open gateway answers only under its own name; set `server.public_url`, or configure a [[client]]";
-        return Problem::new(Kind::Forbidden, detail).into_response();
-    }
-    match front.auth.client(request.headers()) {
-        Ok(Some(client)) => {
-            request.extensions_mut().insert::<Arc<Client>>(client);
-            next.run(request).await
-        }
-        Ok(None) => Problem::new(Kind::Unauthenticated, "send `Authorization: Bearer pst_…`").into_response(),
-        Err(problem) => problem.into_response(),
-    }
-}
-
-/// Request id in and out, a bound on time, problems made whole, and the headers that every answer carries.
-async fn finish(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
-    let id = front.request_ids.of(&request);
-    let instance = request.uri().path().to_owned();
-    let is_head = request.method() == Method::HEAD;
-    request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-    let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request).instrument(span)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(Kind::Timeout, "the gateway gave up on this request; try again").into_response(),
+    let (process, requests) = (crate::runtime::random_hex(4), AtomicU64::new(1));
+    let front = Arc::new(Front { auth, site, process, requests });
+    let behind_door = |router: Router, is_guarded: bool| {
+        let front = Arc::clone(&front);
+        let door = layer_fn(move |route| Door { front: Arc::clone(&front), is_guarded, route });
+        let refuse = || async { Problem::new(Kind::MethodNotAllowed, "not with this method; see Allow") };
+        // Compression comes last: what a room says of an error is read before it.
+        router.method_not_allowed_fallback(refuse).layer((CompressionLayer::new(), door))
     };
-    if let Some(draft) = draft(&mut response).await {
-        let document = draft.document(&front.site.public_url, &instance);
+    let nothing = || async { Problem::new(Kind::NotFound, "there is nothing at this URL; GET / lists what there is") };
+    behind_door(open.fallback(nothing), false).merge(behind_door(guarded, true))
+}
+
+/// The layer around a route. One for everything, and by hand: each layer costs its own boxes and clones a request.
+#[derive(Clone)]
+struct Door {
+    front: Arc<Front>,
+    is_guarded: bool,
+    route: Route,
+}
+
+impl Service<Request> for Door {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request>::poll_ready(&mut self.route, context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let front = Arc::clone(&self.front);
+        let id = front.request_id(&request);
+        let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
+        let admitted = if self.is_guarded { front.admit(&mut request) } else { Ok(()) };
+        let answer = admitted.map(|()| {
+            let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+            bounded(self.route.call(request)).instrument(span)
+        });
+        Box::pin(async move {
+            let mut response = match answer {
+                Ok(answer) => answer.await,
+                Err(problem) => problem.into_response(),
+            };
+            front.finish(&mut response, id, uri.path(), is_head).await;
+            Ok(response)
+        })
+    }
+}
+
+/// A route's answer, or a problem when it panics or takes too long.
+async fn bounded(answer: impl Future<Output = Result<Response, Infallible>>) -> Response {
+    match tokio::time::timeout(ANSWER_TIMEOUT, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(never))) => match never {},
+        Ok(Err(_)) => {
+            tracing::error!("a handler panicked, answering 500");
+            Problem::new(Kind::Internal, "the cause is in the gateway's log").into_response()
+        }
+        Err(_) => Problem::new(Kind::Timeout, "the gateway gave up on this request; try again").into_response(),
+    }
+}
+
+impl Front {
+    /// Makes problems whole, and gives the headers that every answer carries.
+    async fn finish(&self, response: &mut Response, id: HeaderValue, instance: &str, is_head: bool) {
+        if let Some(draft) = draft(response).await {
+            let document = draft.document(&self.site.public_url, instance);
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
+            *response.body_mut() = if is_head { Body::empty() } else { Body::from(document) };
+        }
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
-        headers.remove(header::CONTENT_ENCODING);
-        *response.body_mut() = if is_head { Body::empty() } else { Body::from(document) };
+        headers.insert(REQUEST_ID.clone(), id);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+            headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        }
     }
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID.clone(), id);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
-        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+
+    /// Tells the rooms who asks.
+    fn admit(&self, request: &mut Request) -> Result<(), Problem> {
+        if self.auth.is_open() && !self.site.is_own_host(request) {
+            let detail =
+                "an open gateway answers only under its own name; set `server.public_url`, or configure a [[client]]";
+            return Err(Problem::new(Kind::Forbidden, detail));
+        }
+        let client = self.auth.client(request.headers())?;
+        request.extensions_mut().insert::<Arc<Client>>(client);
+        Ok(())
     }
-    response
+
+    /// The caller's id if it is one that can stand in a log line, else a new one.
+    fn request_id(&self, request: &Request) -> HeaderValue {
+        let plain = |value: &&HeaderValue| {
+            let bytes = value.as_bytes();
+            !bytes.is_empty()
+                && bytes.len() <= 64
+                && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+        };
+        request.headers().get(&REQUEST_ID).filter(plain).cloned().unwrap_or_else(|| {
+            let id = format!("{}-{}", self.process, self.requests.fetch_add(1, Ordering::Relaxed));
+            HeaderValue::try_from(id).expect("hex digits and a number can be a header value")
+        })
+    }
 }
 
 /// What is to be told of an error: our own problems, and the framework's refusals, which come as plain text.
@@ -183,30 +241,4 @@ async fn draft(response: &mut Response) -> Option<Draft> {
     response.headers().get(header::CONTENT_TYPE).filter(|value| is_text(value))?;
     let body = axum::body::to_bytes(std::mem::take(response.body_mut()), REFUSAL_BYTES_MAX).await.unwrap_or_default();
     Some(Draft { kind, detail: String::from_utf8_lossy(&body).into_owned() })
-}
-
-/// Names requests: a random part for the process and a number.
-struct RequestIds {
-    process: String,
-    next: AtomicU64,
-}
-
-impl Default for RequestIds {
-    fn default() -> Self {
-        Self { process: crate::runtime::random_hex(4), next: AtomicU64::new(1) }
-    }
-}
-
-impl RequestIds {
-    /// The caller's id if it is one that can stand in a log line, else a new one.
-    fn of(&self, request: &Request) -> HeaderValue {
-        let given = request.headers().get(&REQUEST_ID).filter(|value| {
-            let text = value.as_bytes();
-            (1..=64).contains(&text.len()) && text.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-        });
-        given.cloned().unwrap_or_else(|| {
-            let id = format!("{}-{}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
-            HeaderValue::try_from(id).expect("hex digits and a number can be a header value")
-        })
-    }
 }

@@ -37,11 +37,11 @@ fn range(text: &str) -> (&str, f32) {
 /// Whether the client has this version already: weak comparison of `If-None-Match`, `*` and lists included.
 /// A `-gzip` that a proxy appended does not count.
 pub fn has_already(headers: &HeaderMap, etag: &str) -> bool {
-    let opaque = |tag: &str| {
+    fn opaque(tag: &str) -> &str {
         let tag = tag.trim();
         let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
-        tag.strip_suffix("-gzip").unwrap_or(tag).to_owned()
-    };
+        tag.strip_suffix("-gzip").unwrap_or(tag)
+    }
     let wanted = opaque(etag);
     let values = headers.get_all(header::IF_NONE_MATCH);
     values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|tag| {
