@@ -21,7 +21,7 @@ const BATCHES: usize = 10;
 const REPETITIONS: usize = 7;
 const CARTS: usize = 1_000;
 const DATA_BYTES: usize = 500;
-/// Rows in one statement.
+/// Rows in one statement of SQLite.
 const ROWS: usize = 100;
 const TARGET: f64 = 0.6;
 
@@ -119,80 +119,104 @@ enum Raw {
     Postgres(PgConnection),
 }
 
-/// The two statements of an engine.
-struct Texts {
-    entries: String,
-    inbox: String,
+/// As wide as a hash is.
+fn hash(position: i64) -> i64 {
+    position.wrapping_mul(0x5851_f42d_4c95_7f2d)
 }
 
-impl Texts {
-    fn new(bind: fn(usize) -> String) -> Self {
-        let columns = "position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
-                       occurred_at, recorded_at, feed_time, late, summary, data, metadata";
-        let entries = insert_text("entries", columns, 14, bind);
-        let inbox = insert_text("inbox", "event_id, source, identity, content, position", 5, bind);
-        Self { entries, inbox }
+impl Raw {
+    /// One transaction.
+    async fn append(&mut self, arrivals: &[Arrival], position: i64) -> anyhow::Result<()> {
+        match self {
+            Self::Sqlite(connection) => append_sqlite(connection, arrivals, position).await,
+            Self::Postgres(connection) => append_postgres(connection, arrivals, position).await,
+        }
     }
 }
 
 /// SQLite is faster with binds that have no number.
-static SQLITE: LazyLock<Texts> = LazyLock::new(|| Texts::new(|_| "?".to_owned()));
-static POSTGRES: LazyLock<Texts> = LazyLock::new(|| Texts::new(|n| format!("${n}")));
-
-fn insert_text(table: &str, columns: &str, width: usize, bind: fn(usize) -> String) -> String {
-    let row = |r: usize| {
-        let binds: Vec<String> = (1..=width).map(|n| bind(r * width + n)).collect();
-        format!("({})", binds.join(", "))
-    };
-    let rows: Vec<String> = (0..ROWS).map(row).collect();
-    format!("insert into {table} ({columns}) values {}", rows.join(", "))
+fn values(table: &str, columns: &str, width: usize) -> String {
+    let row = format!("({})", vec!["?"; width].join(", "));
+    format!("insert into {table} ({columns}) values {}", vec![row; ROWS].join(", "))
 }
 
-/// The body for both engines: one transaction.
-macro_rules! insert {
-    ($connection:expr, $texts:expr, $arrivals:expr, $position:expr) => {{
-        let mut position: i64 = $position;
-        let mut transaction = $connection.begin().await?;
-        for rows in $arrivals.chunks(ROWS) {
-            let first = position;
-            let mut entries = sqlx::query($texts.entries.as_str());
-            for Arrival { event, summary, late, .. } in rows {
-                position += 1;
-                entries = entries
-                    .bind(position)
-                    .bind(event.id.as_str())
-                    .bind(event.source.as_str())
-                    .bind(event.r#type.as_str())
-                    .bind(event.aggregate_type.as_str())
-                    .bind(event.aggregate_id.as_str())
-                    .bind(event.aggregate_version)
-                    .bind(event.occurred_at.0)
-                    .bind(event.occurred_at.0)
-                    .bind(event.occurred_at.0)
-                    .bind(late)
-                    .bind(summary.as_str())
-                    .bind(event.data.as_str())
-                    .bind(event.metadata.as_deref());
-            }
-            entries.execute(&mut *transaction).await?;
-            let mut inbox = sqlx::query($texts.inbox.as_str());
-            for (Arrival { event, .. }, position) in rows.iter().zip(first + 1..) {
-                // As wide as a hash is.
-                let hash = position.wrapping_mul(0x5851_f42d_4c95_7f2d);
-                inbox = inbox.bind(event.id.as_str()).bind(event.source.as_str()).bind(hash).bind(!hash).bind(position);
-            }
-            inbox.execute(&mut *transaction).await?;
+async fn append_sqlite(connection: &mut SqliteConnection, arrivals: &[Arrival], from: i64) -> anyhow::Result<()> {
+    static ENTRIES: LazyLock<String> = LazyLock::new(|| {
+        let columns = "position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
+                       occurred_at, recorded_at, feed_time, late, summary, data, metadata";
+        values("entries", columns, 14)
+    });
+    static INBOX: LazyLock<String> =
+        LazyLock::new(|| values("inbox", "event_id, source, identity, content, position", 5));
+    let mut position = from;
+    let mut transaction = connection.begin().await?;
+    for rows in arrivals.chunks(ROWS) {
+        let first = position;
+        let mut entries = sqlx::query(ENTRIES.as_str());
+        for Arrival { event, summary, late, .. } in rows {
+            position += 1;
+            entries = entries
+                .bind(position)
+                .bind(event.id.as_str())
+                .bind(event.source.as_str())
+                .bind(event.r#type.as_str())
+                .bind(event.aggregate_type.as_str())
+                .bind(event.aggregate_id.as_str())
+                .bind(event.aggregate_version)
+                .bind(event.occurred_at.0)
+                .bind(event.occurred_at.0)
+                .bind(event.occurred_at.0)
+                .bind(late)
+                .bind(summary.as_str())
+                .bind(event.data.as_str())
+                .bind(event.metadata.as_deref());
         }
-        transaction.commit().await?;
-    }};
-}
-
-impl Raw {
-    async fn append(&mut self, arrivals: &[Arrival], position: i64) -> anyhow::Result<()> {
-        match self {
-            Self::Sqlite(connection) => insert!(connection, SQLITE, arrivals, position),
-            Self::Postgres(connection) => insert!(connection, POSTGRES, arrivals, position),
+        entries.execute(&mut *transaction).await?;
+        let mut inbox = sqlx::query(INBOX.as_str());
+        for (Arrival { event, .. }, position) in rows.iter().zip(first + 1..) {
+            let hash = hash(position);
+            inbox = inbox.bind(event.id.as_str()).bind(event.source.as_str()).bind(hash).bind(!hash).bind(position);
         }
-        Ok(())
+        inbox.execute(&mut *transaction).await?;
     }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn append_postgres(connection: &mut PgConnection, arrivals: &[Arrival], from: i64) -> anyhow::Result<()> {
+    const TEXT: &str = "with placed as (\
+         select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], \
+         $8::bigint[], $9::boolean[], $10::text[], $11::text[], $12::text[], $13::bigint[], $14::bigint[]) \
+         as placed (position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
+         occurred_at, late, summary, data, metadata, identity, content)), \
+         taken as (insert into inbox (event_id, source, identity, content, position) \
+         select event_id, source, identity, content, position from placed) \
+         insert into entries (position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
+         occurred_at, recorded_at, feed_time, late, summary, data, metadata) \
+         select position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
+         occurred_at, occurred_at, occurred_at, late, summary, data, metadata from placed";
+    let positions: Vec<i64> = (from + 1..).take(arrivals.len()).collect();
+    let hashes: Vec<i64> = positions.iter().map(|position| hash(*position)).collect();
+    let others: Vec<i64> = hashes.iter().map(|hash| !hash).collect();
+    let text = |of: for<'a> fn(&'a Arrival) -> &'a str| arrivals.iter().map(of).collect::<Vec<_>>();
+    let mut transaction = connection.begin().await?;
+    sqlx::query(TEXT)
+        .bind(positions)
+        .bind(text(|arrival| &arrival.event.id))
+        .bind(text(|arrival| &arrival.event.source))
+        .bind(text(|arrival| &arrival.event.r#type))
+        .bind(text(|arrival| &arrival.event.aggregate_type))
+        .bind(text(|arrival| &arrival.event.aggregate_id))
+        .bind(arrivals.iter().map(|arrival| arrival.event.aggregate_version).collect::<Vec<_>>())
+        .bind(arrivals.iter().map(|arrival| arrival.event.occurred_at.0).collect::<Vec<_>>())
+        .bind(arrivals.iter().map(|arrival| arrival.late).collect::<Vec<_>>())
+        .bind(text(|arrival| &arrival.summary))
+        .bind(text(|arrival| &arrival.event.data))
+        .bind(arrivals.iter().map(|arrival| arrival.event.metadata.as_deref()).collect::<Vec<_>>())
+        .bind(hashes)
+        .bind(others)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
 }

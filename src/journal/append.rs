@@ -2,17 +2,13 @@
 //! written with them.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
 use tracing::debug;
 
-use super::db::{Conn, with_conn};
+use super::db::Conn;
 use super::writer::{HeadRow, Write};
-use super::{Error, Journal, sources};
+use super::{Error, Journal, inbox, sources};
 use crate::event::Event;
-
-/// Rows in one statement. Two sizes, so that few texts are prepared.
-const ROWS: [usize; 2] = [100, 1];
 
 /// A batch of one source: what it read, and how far it has read.
 #[derive(Clone, Debug, Default)]
@@ -70,50 +66,59 @@ impl Journal {
     }
 }
 
-struct Placed<'a> {
-    arrival: &'a Arrival,
-    head: HeadRow,
-    known: Known,
+/// A new event with its position.
+pub(super) struct Placed<'a> {
+    pub(super) arrival: &'a Arrival,
+    pub(super) head: HeadRow,
+    pub(super) known: Known,
 }
 
 /// What the inbox remembers of an event.
 #[derive(Clone, Copy)]
-struct Known {
-    identity: i64,
-    content: i64,
+pub(super) struct Known {
+    pub(super) identity: i64,
+    pub(super) content: i64,
 }
 
 impl Known {
-    fn of(event: &Event) -> Self {
-        let version = event.aggregate_version.map_or(String::new(), |version| version.to_string());
-        let metadata = event.metadata.as_deref().unwrap_or_default();
-        let occurred_at = event.occurred_at.0.to_string();
-        Self {
-            identity: short_hash(&[&event.source, &event.r#type, &event.aggregate_type, &event.aggregate_id]),
-            content: short_hash(&[&event.data, metadata, &version, &occurred_at]),
+    /// `bytes` is room to work in, so that a batch allocates it once.
+    fn of(event: &Event, bytes: &mut Vec<u8>) -> Self {
+        bytes.clear();
+        for part in [&event.source, &event.r#type, &event.aggregate_type, &event.aggregate_id] {
+            close(bytes, part);
         }
+        let identity = short_hash(bytes);
+        bytes.clear();
+        close(bytes, &event.data);
+        close(bytes, event.metadata.as_deref().unwrap_or_default());
+        close(bytes, &event.aggregate_version.map_or(String::new(), |version| version.to_string()));
+        close(bytes, &event.occurred_at.0.to_string());
+        Self { identity, content: short_hash(bytes) }
     }
 }
 
-/// Eight bytes of SHA-256 over the parts, each closed by its length.
-fn short_hash(parts: &[&str]) -> i64 {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for part in parts {
-        context.update(part.as_bytes());
-        context.update(&(part.len() as u64).to_be_bytes());
-    }
-    let digest = context.finish();
+/// A part, closed by its length.
+fn close(bytes: &mut Vec<u8>, part: &str) {
+    bytes.extend_from_slice(part.as_bytes());
+    bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+}
+
+/// Eight bytes of SHA-256.
+fn short_hash(bytes: &[u8]) -> i64 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     i64::from_be_bytes(digest.as_ref()[..8].try_into().expect("a SHA-256 digest has 32 bytes"))
 }
 
 /// Runs in the writer's transaction, under the head's lock.
 pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &Append) -> Result<Appended, Error> {
     let mut appended = Appended::default();
-    let mut known = read_inbox(conn, &append.arrivals).await?;
+    let ids: Vec<&str> = append.arrivals.iter().map(|arrival| arrival.event.id.as_str()).collect();
+    let taken = inbox::read(conn, &ids).await?;
+    let mut known: HashMap<&str, Known> = taken.iter().map(|(id, known)| (id.as_str(), *known)).collect();
     let mut placed = Vec::with_capacity(append.arrivals.len());
-    let mut conflicts = Vec::new();
+    let (mut conflicts, mut bytes) = (Vec::new(), Vec::new());
     for arrival in &append.arrivals {
-        let this = Known::of(&arrival.event);
+        let this = Known::of(&arrival.event, &mut bytes);
         match known.get(arrival.event.id.as_str()) {
             Some(other) if other.identity != this.identity => {
                 appended.conflicts += 1;
@@ -126,12 +131,12 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
             Some(_) => appended.duplicates += 1,
             None => {
                 appended.journaled += 1;
-                known.insert(arrival.event.id.clone(), this);
+                known.insert(&arrival.event.id, this);
                 placed.push(Placed { arrival, head: head.advance(arrival.event.occurred_at), known: this });
             }
         }
     }
-    insert_placed(conn, &placed).await?;
+    inbox::insert(conn, &placed).await?;
     for row in append.quarantined.iter().chain(&conflicts) {
         sources::insert_quarantined(conn, &append.source, row, head.now).await?;
     }
@@ -158,115 +163,5 @@ fn conflict(arrival: &Arrival) -> Quarantined {
             event.id, event.r#type, event.aggregate_type, event.aggregate_id
         ),
         raw: raw.to_string(),
-    }
-}
-
-async fn read_inbox(conn: &mut Conn, arrivals: &[Arrival]) -> Result<HashMap<String, Known>, Error> {
-    static TEXTS: LazyLock<Texts> = LazyLock::new(|| {
-        Texts::new(|rows, bind| {
-            let binds: Vec<String> = (1..=rows).map(bind).collect();
-            format!("select event_id, identity, content from inbox where event_id in ({})", binds.join(", "))
-        })
-    });
-    let mut known = HashMap::new();
-    for (which, chunk) in chunks(arrivals) {
-        let text = TEXTS.get(conn, which);
-        let rows: Vec<(String, i64, i64)> = with_conn!(conn, c => {
-            let mut query = sqlx::query_as(text);
-            for arrival in chunk {
-                query = query.bind(arrival.event.id.as_str());
-            }
-            query.fetch_all(c).await?
-        });
-        known.extend(rows.into_iter().map(|(id, identity, content)| (id, Known { identity, content })));
-    }
-    Ok(known)
-}
-
-async fn insert_placed(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<(), Error> {
-    static ENTRIES: LazyLock<Texts> = LazyLock::new(|| {
-        let columns = "position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
-                       occurred_at, recorded_at, feed_time, late, summary, data, metadata";
-        Texts::new(|rows, bind| insert_text("entries", columns, 14, rows, bind))
-    });
-    static INBOX: LazyLock<Texts> = LazyLock::new(|| {
-        let columns = "event_id, source, identity, content, position";
-        Texts::new(|rows, bind| insert_text("inbox", columns, 5, rows, bind))
-    });
-    for (which, chunk) in chunks(placed) {
-        let (entries, inbox) = (ENTRIES.get(conn, which), INBOX.get(conn, which));
-        with_conn!(conn, c => {
-            let mut query = sqlx::query(entries);
-            for Placed { arrival, head, .. } in chunk {
-                let event = &arrival.event;
-                query = query
-                    .bind(head.position)
-                    .bind(event.id.as_str())
-                    .bind(event.source.as_str())
-                    .bind(event.r#type.as_str())
-                    .bind(event.aggregate_type.as_str())
-                    .bind(event.aggregate_id.as_str())
-                    .bind(event.aggregate_version)
-                    .bind(event.occurred_at.0)
-                    .bind(head.recorded_at)
-                    .bind(head.feed_time)
-                    .bind(arrival.late)
-                    .bind(arrival.summary.as_str())
-                    .bind(event.data.as_str())
-                    .bind(event.metadata.as_deref());
-            }
-            query.execute(&mut *c).await?;
-            let mut query = sqlx::query(inbox);
-            for Placed { arrival, head, known } in chunk {
-                query = query
-                    .bind(arrival.event.id.as_str())
-                    .bind(arrival.event.source.as_str())
-                    .bind(known.identity)
-                    .bind(known.content)
-                    .bind(head.position);
-            }
-            query.execute(c).await?;
-        });
-    }
-    Ok(())
-}
-
-/// The rows in pieces of the two sizes that have a prepared text.
-fn chunks<T>(rows: &[T]) -> impl Iterator<Item = (usize, &[T])> {
-    let whole = rows.len() - rows.len() % ROWS[0];
-    let (large, small) = rows.split_at(whole);
-    large.chunks(ROWS[0]).map(|chunk| (0, chunk)).chain(small.chunks(ROWS[1]).map(|chunk| (1, chunk)))
-}
-
-fn insert_text(table: &str, columns: &str, width: usize, rows: usize, bind: fn(usize) -> String) -> String {
-    let row = |r: usize| {
-        let binds: Vec<String> = (1..=width).map(|n| bind(r * width + n)).collect();
-        format!("({})", binds.join(", "))
-    };
-    let rows: Vec<String> = (0..rows).map(row).collect();
-    format!("insert into {table} ({columns}) values {}", rows.join(", "))
-}
-
-/// A statement for each engine and each of the sizes in [`ROWS`]. The one place where the texts differ by more than
-/// a constant: SQLite looks each `$n` up in a list, which grows with the square of the binds, so it gets `?`.
-struct Texts {
-    sqlite: [String; 2],
-    postgres: [String; 2],
-}
-
-impl Texts {
-    fn new(text: impl Fn(usize, fn(usize) -> String) -> String) -> Self {
-        let text = &text;
-        Self {
-            sqlite: ROWS.map(|rows| text(rows, |_| "?".to_owned())),
-            postgres: ROWS.map(|rows| text(rows, |n| format!("${n}"))),
-        }
-    }
-
-    fn get(&self, conn: &Conn, which: usize) -> &str {
-        match conn {
-            Conn::Sqlite(_) => &self.sqlite[which],
-            Conn::Postgres(_) => &self.postgres[which],
-        }
     }
 }

@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 
 use super::Error;
 
-/// Readers beside the one writer. Each holds a page of rows at most.
+/// Readers. Each holds a page of rows at most.
 const READERS_MAX: u32 = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a statement waits for another process's lock on the SQLite file.
@@ -75,14 +75,14 @@ impl Db {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
                 .statement_cache_capacity(200);
-            let pool = SqlitePoolOptions::new().max_connections(READERS_MAX + 1).acquire_timeout(CONNECT_TIMEOUT);
+            let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).acquire_timeout(CONNECT_TIMEOUT);
             Self::Sqlite(pool.connect_with(options).await?)
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let options = PgConnectOptions::from_str(url)?.application_name("postern");
             // The pool would go on trying and then only say that it took too long; this says why at once.
             options.connect().await?.close().await?;
-            // One writes, one holds the lock of `serve`.
-            let pool = PgPoolOptions::new().max_connections(READERS_MAX + 2).acquire_timeout(CONNECT_TIMEOUT);
+            // One holds the lock of `serve`.
+            let pool = PgPoolOptions::new().max_connections(READERS_MAX + 1).acquire_timeout(CONNECT_TIMEOUT);
             Self::Postgres(pool.connect_with(options).await?)
         } else {
             return Err(Error::Url);
@@ -107,6 +107,20 @@ impl Db {
         }
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
         Ok(Some(Self::Sqlite(SqlitePoolOptions::new().max_connections(1).connect_with(options).await?)))
+    }
+
+    /// A pool of its own for the writer, so that no crowd of readers keeps it waiting for a connection.
+    pub(super) fn for_writer(&self) -> Self {
+        match self {
+            Self::Sqlite(pool) => {
+                let one = SqlitePoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
+                Self::Sqlite(one.connect_lazy_with(pool.connect_options().as_ref().clone()))
+            }
+            Self::Postgres(pool) => {
+                let one = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
+                Self::Postgres(one.connect_lazy_with(pool.connect_options().as_ref().clone()))
+            }
+        }
     }
 
     /// A write transaction: SQLite takes its write lock at once, so that it never has to give up half-way.

@@ -8,6 +8,7 @@ mod append;
 mod db;
 pub mod deliveries;
 mod entries;
+mod inbox;
 mod pages;
 mod sources;
 pub mod webhooks;
@@ -168,7 +169,7 @@ impl Journal {
         let (id, created_at): (String, i64) =
             with_pool!(&db, pool => sqlx::query_as("select id, created_at from journal").fetch_one(pool).await?);
         let bell = Bell::default();
-        let writer = writer::Writer::start(db.clone(), bell.clone(), tasks);
+        let writer = writer::Writer::start(&db, bell.clone(), tasks);
         let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, url: config.url.clone() };
         Ok(Self { inner: Arc::new(inner) })
     }

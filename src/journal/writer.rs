@@ -34,14 +34,15 @@ struct Job {
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
+    db: Db,
 }
 
 impl Writer {
-    pub(super) fn start(db: Db, bell: Bell, tasks: &Tasks) -> Self {
-        let (jobs, waiting) = mpsc::channel(JOBS_MAX);
+    pub(super) fn start(db: &Db, bell: Bell, tasks: &Tasks) -> Self {
+        let (db, (jobs, waiting)) = (db.for_writer(), mpsc::channel(JOBS_MAX));
         // Not stopped with the other tasks, whose last checkpoints it writes: it ends when the last sender is gone.
-        tasks.spawn_untracked("journal writer", run(db, bell, waiting));
-        Self { jobs }
+        tasks.spawn_untracked("journal writer", run(db.clone(), bell, waiting));
+        Self { jobs, db }
     }
 
     /// Hands in a write and waits until it is durable.
@@ -59,9 +60,10 @@ impl Writer {
         self.write(Write::Checkpoint(checkpoint)).await.map(|_| ())
     }
 
-    /// Returns once everything handed in before is written.
+    /// Returns once everything handed in before is written; nothing is written after it.
     pub(super) async fn finish(&self) {
         let _ = self.write(Write::Append(Append::default())).await;
+        self.db.close().await;
     }
 }
 
