@@ -203,7 +203,8 @@ pub(super) async fn apply(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<()
         return Ok(());
     }
     if let Some(reason) = &checkpoint.disabled {
-        let sql = "update webhooks set status = $2, status_reason = $3 where id = $1 and status = $4";
+        let sql = "update webhooks set status = $2, status_reason = $3, updated_at = updated_at + 1 \
+                   where id = $1 and status = $4";
         with_conn!(conn, c => sqlx::query(sql).bind(webhook).bind(Status::Disabled.as_str()).bind(reason.as_str())
             .bind(Status::Active.as_str()).execute(c).await?.rows_affected());
     }

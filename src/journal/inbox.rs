@@ -46,12 +46,12 @@ pub(super) async fn insert(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<(),
     match conn {
         Conn::Sqlite(transaction) => {
             for (which, rows) in chunks(placed) {
-                insert_sqlite(&mut **transaction, which, rows).await?;
+                insert_sqlite(transaction, which, rows).await?;
             }
         }
         Conn::Postgres(transaction) => {
             for rows in placed.chunks(POSTGRES_ROWS_MAX) {
-                insert_postgres(&mut **transaction, rows).await?;
+                insert_postgres(transaction, rows).await?;
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::runtime::{Bell, Clock, Tasks, random_hex};
 use db::{Db, with_pool};
 
 pub use append::{Append, Appended, Arrival, Quarantined};
+pub use db::sqlite_path;
 pub use entries::{Order, Page, Payload, Range};
 pub use pages::{Border, View};
 pub use sources::{QuarantinedRow, SourceRow};

@@ -60,17 +60,18 @@ impl TryFrom<String> for Status {
 /// An edit by the owner.
 pub enum Change {
     Create(Box<WebhookRow>),
-    /// Only if the row still has the revision before the given one and its status was not set since `read_at`, the
-    /// `updated_at` that was read; else [`Error::Stale`].
+    /// Only if nothing but progress was written since `read_at`, the `updated_at` that was read; else [`Error::Stale`].
     Replace {
         row: Box<WebhookRow>,
         read_at: i64,
     },
+    /// Under the same condition: what was decided of one URL must not hold for another.
     SetStatus {
         id: String,
         status: Status,
         reason: Option<String>,
         now: i64,
+        read_at: i64,
     },
     /// With its deliveries and its log.
     Delete {
@@ -113,7 +114,7 @@ impl Journal {
     /// The database.
     pub async fn webhooks(&self, owner: Option<&str>, after: &str, limit: i64) -> Result<Vec<WebhookRow>, Error> {
         let sql = select!("id > $1 and ($2 = '' or owner = $2) order by id limit $3");
-        let owner = owner.unwrap_or_default();
+        let (owner, after) = (owner.unwrap_or_default(), after.replace('\0', ""));
         Ok(
             with_pool!(self.db(), pool => sqlx::query_as(sql).bind(after).bind(owner).bind(limit).fetch_all(pool).await?),
         )
@@ -124,12 +125,13 @@ pub(super) async fn apply(conn: &mut Conn, change: &Change) -> Result<(), Error>
     match change {
         Change::Create(row) => insert(conn, row).await,
         Change::Replace { row, read_at } => replace(conn, row, *read_at).await,
-        Change::SetStatus { id, status, reason, now } => {
+        Change::SetStatus { id, status, reason, now, read_at } => {
             // A new start: what failed before does not count against it.
-            let sql = "update webhooks set status = $2, status_reason = $3, updated_at = $4, failing_since = null where id = $1";
-            with_conn!(conn, c => sqlx::query(sql).bind(id.as_str()).bind(status.as_str()).bind(reason.as_deref())
-                .bind(*now).execute(c).await?.rows_affected());
-            Ok(())
+            let sql = "update webhooks set status = $2, status_reason = $3, updated_at = $4, failing_since = null \
+                       where id = $1 and updated_at = $5";
+            let changed = with_conn!(conn, c => sqlx::query(sql).bind(id.as_str()).bind(status.as_str())
+                .bind(reason.as_deref()).bind(*now).bind(*read_at).execute(c).await?.rows_affected());
+            if changed == 0 { Err(Error::Stale) } else { Ok(()) }
         }
         Change::Delete { id, revision } => delete(conn, id, *revision).await,
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use postern::event::Event;
+
 use crate::support::receiver::{Answer, Call, Receiver};
 use crate::support::{Engine, Gateway, event, events, json, wait_for};
 
@@ -351,6 +353,53 @@ async fn a_client_sees_and_gets_its_own_only() {
     gateway.append(events(1..=20)).await;
     let calls = receiver.wait(4).await;
     assert_eq!(calls.iter().map(Call::sequence).collect::<Vec<_>>(), [5, 10, 15, 20], "only what it may see");
+}
+
+#[tokio::test]
+async fn a_client_that_may_see_less_now_reads_nothing_of_what_failed_before() {
+    let (token, hash) = postern::web::auth::new_token();
+    let client = format!("[[client]]\nname = \"erp\"\ntoken_hash = \"{hash}\"\nscopes = [\"webhooks\"]\n");
+    let mut gateway = Gateway::start_with(Engine::Sqlite, &client).await;
+    let receiver = Receiver::start(|_| Answer::Status(500)).await;
+    let call = |gateway: &Gateway, method: reqwest::Method, path: &str| {
+        let request = gateway.client().request(method, gateway.url(path)).bearer_auth(&token);
+        request.header("content-type", "application/json")
+    };
+    let body = json!({"url": receiver.url, "from": "beginning", "retry": ["2h"]}).to_string();
+    let created = call(&gateway, reqwest::Method::POST, "/webhooks").body(body).send().await.unwrap();
+    let path = format!("{}/deliveries", own_path(&json(created).await));
+    // Carts of their own, so that each is tried: two of the types that stay visible, and one that does not.
+    gateway.append(events(4..=6)).await;
+    let positions_shown = async |gateway: &Gateway| {
+        let shown = json(call(gateway, reqwest::Method::GET, &path).send().await.unwrap()).await;
+        positions(shown["items"].as_array().unwrap())
+    };
+    wait_for("three failures", || async { (receiver.calls().len() == 3).then_some(()) }).await;
+    wait_for("three rows", || async { (positions_shown(&gateway).await == [1, 2, 3]).then_some(()) }).await;
+    gateway.reconfigure(&format!("{client}events = {{ types = [\"ItemAdded\"] }}\n")).await;
+    assert_eq!(positions_shown(&gateway).await, [1, 3]);
+}
+
+#[tokio::test]
+async fn an_event_that_an_edit_takes_away_leaves_its_attempts_to_nobody() {
+    let gateway = Gateway::start().await;
+    let receiver = Receiver::start(|call| match call.sequence() {
+        1 => Answer::Status(500),
+        _ => Answer::Status(204),
+    })
+    .await;
+    let of_one_cart = |n, r#type: &str| Event { r#type: r#type.to_owned(), aggregate_id: "one".to_owned(), ..event(n) };
+    gateway.append(vec![of_one_cart(1, "First"), of_one_cart(2, "Second")]).await;
+    let retry = json!(["250ms", "250ms", "250ms", "250ms", "250ms", "250ms", "250ms", "250ms", "250ms", "250ms"]);
+    let body = json!({"url": receiver.url, "from": "beginning", "retry": retry});
+    let webhook = register(&gateway, body).await;
+    receiver.wait(2).await;
+    let body = json!({"url": receiver.url, "filter": {"types": ["Second"]}, "retry": retry});
+    assert_eq!(put(&gateway, &own_path(&webhook), &[], &body).await.status(), 200);
+    caught_up(&gateway, &webhook).await;
+    let calls = receiver.calls();
+    let second: Vec<i64> = calls.iter().filter(|call| call.sequence() == 2).map(Call::attempt).collect();
+    assert_eq!(second, [1]);
 }
 
 #[tokio::test]

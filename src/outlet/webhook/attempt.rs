@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use chrono::DateTime;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
@@ -96,7 +96,11 @@ async fn exchange(shared: &Shared, receiver: &Receiver, headers: HeaderMap, body
         outcome.error = Some("refused_address");
         return;
     };
-    let mut response = match client.post(receiver.url.clone()).headers(headers).body(body).send().await {
+    // Not by the builder, which would copy each header into its own.
+    let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
+    *request.headers_mut() = headers;
+    *request.body_mut() = Some(body.into());
+    let mut response = match client.execute(request).await {
         Ok(response) => response,
         Err(error) => {
             outcome.error = Some(class(&error));

@@ -1,6 +1,6 @@
 //! `/webhooks/{id}/deliveries`: what did not arrive, completely, and what did, recently.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -48,9 +48,9 @@ pub(super) async fn list(
     };
     let (mut items, mut covered) = match status {
         Some("delivered") => delivered(&shared, &client, &row, after, limit).await?,
-        Some("failing" | "dead") => (exceptions(&shared, &row, status.unwrap_or_default(), after, limit).await?, None),
-        Some(_) => pending(&shared, &row, after, limit).await?,
-        None => undelivered(&shared, &row, after, limit).await?,
+        Some(status @ ("failing" | "dead")) => exceptions(&shared, &client, &row, status, after, limit).await?,
+        Some(_) => pending(&shared, &client, &row, after, limit).await?,
+        None => undelivered(&shared, &client, &row, after, limit).await?,
     };
     if items.len() > limit {
         items.truncate(limit);
@@ -65,18 +65,27 @@ pub(super) async fn list(
     Ok(no_store(Json(json!({ "items": items, "next": next }))))
 }
 
-/// The items found, one more than `limit` at most, and where to go on if there may be more.
+/// The items found, and where to go on if there may be more. Each list shows only what the client may see now, which may
+/// be less than what the webhook's owner could see when the event failed.
 type Found = (Vec<Item>, Option<i64>);
 
 async fn exceptions(
     shared: &Shared,
+    client: &Client,
     row: &WebhookRow,
     status: &str,
     after: i64,
     limit: usize,
-) -> Result<Vec<Item>, Error> {
-    let rows = shared.journal.exceptions(&row.id, status, after, i64::try_from(limit + 1).unwrap_or(i64::MAX)).await?;
-    Ok(rows.iter().map(|row| item_of_row(row, status)).collect())
+) -> Result<Found, Error> {
+    let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+    let mut rows = shared.journal.exceptions(&row.id, status, after, most).await?;
+    let more = rows.get(limit).and(rows.get(limit - 1)).map(|last| last.position);
+    rows.truncate(limit);
+    let ids: Vec<String> = rows.iter().filter_map(|row| row.event_id.clone()).collect();
+    let visible = shared.journal.by_ids(&client.visible, &ids, Payload::Without).await?;
+    let visible: HashSet<i64> = visible.iter().map(|entry| entry.position).collect();
+    let items = rows.iter().filter(|row| visible.contains(&row.position)).map(|row| item_of_row(row, status));
+    Ok((items.collect(), more))
 }
 
 async fn delivered(
@@ -94,7 +103,7 @@ async fn delivered(
 }
 
 /// Events that were not tried: beyond the cursor, or behind the row of their key.
-async fn pending(shared: &Shared, row: &WebhookRow, after: i64, limit: usize) -> Result<Found, Error> {
+async fn pending(shared: &Shared, client: &Client, row: &WebhookRow, after: i64, limit: usize) -> Result<Found, Error> {
     let failing = shared.journal.failing(&row.id).await?;
     let cursor = row.cursor;
     let by_key: HashMap<&str, &DeliveryRow> = failing.iter().map(|row| (row.key.as_str(), row)).collect();
@@ -110,7 +119,8 @@ async fn pending(shared: &Shared, row: &WebhookRow, after: i64, limit: usize) ->
             Some(row) => entry.position > row.position,
             None => entry.position > cursor,
         };
-        items.extend(page.entries.iter().filter(waiting).map(item_of_pending));
+        let visible = |entry: &&Entry| client.visible.matches(&entry.event);
+        items.extend(page.entries.iter().filter(waiting).filter(visible).map(item_of_pending));
         after = page.covered;
         if !page.more {
             return Ok((items, None));
@@ -121,14 +131,21 @@ async fn pending(shared: &Shared, row: &WebhookRow, after: i64, limit: usize) ->
     }
 }
 
-/// All three kinds, as far as the pending ones were looked for.
-async fn undelivered(shared: &Shared, row: &WebhookRow, after: i64, limit: usize) -> Result<Found, Error> {
-    let (mut items, covered) = pending(shared, row, after, limit).await?;
-    let through = covered.unwrap_or(i64::MAX);
+/// All three kinds, as far as each of them was looked for.
+async fn undelivered(
+    shared: &Shared,
+    client: &Client,
+    row: &WebhookRow,
+    after: i64,
+    limit: usize,
+) -> Result<Found, Error> {
+    let (mut items, mut covered) = pending(shared, client, row, after, limit).await?;
     for status in ["failing", "dead"] {
-        let rows = exceptions(shared, row, status, after, limit).await?;
-        items.extend(rows.into_iter().filter(|item| item.position <= through));
+        let (found, more) = exceptions(shared, client, row, status, after, limit).await?;
+        items.extend(found);
+        covered = [covered, more].into_iter().flatten().min();
     }
+    items.retain(|item| covered.is_none_or(|through| item.position <= through));
     items.sort_by_key(|item| item.position);
     Ok((items, covered))
 }
@@ -149,13 +166,14 @@ pub(super) async fn show(
     let found = shared.journal.by_ids(&client.visible, &[event], Payload::Without).await?;
     let entry = found.first().ok_or_else(unknown)?;
     let attempts = shared.journal.attempts(&row.id, entry.position).await?;
-    let mut json = state_of(&shared, &row, entry, &attempts).await?.ok_or_else(unknown)?;
+    let mut json = state_of(&shared, &client, &row, entry, &attempts).await?.ok_or_else(unknown)?;
     json["log"] = attempts.iter().map(attempt_json).collect();
     Ok(no_store(Json(json)))
 }
 
 async fn state_of(
     shared: &Shared,
+    client: &Client,
     row: &WebhookRow,
     entry: &Entry,
     attempts: &[AttemptRow],
@@ -178,7 +196,7 @@ async fn state_of(
         };
         return Ok(Some(item_of_delivered(&line).json));
     }
-    let (items, _) = pending(shared, row, entry.position - 1, 1).await?;
+    let (items, _) = pending(shared, client, row, entry.position - 1, 1).await?;
     Ok(items.into_iter().find(|item| item.position == entry.position).map(|item| item.json))
 }
 

@@ -17,8 +17,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::attempt::{self, Delivery, Receiver};
 use super::lanes::Lanes;
-use super::turn::{Done, Retry, Start};
-use crate::event::Entry;
+use super::turn::{Done, Retry, Start, attempt_of};
 use crate::filter::{Filter, Selection};
 use crate::journal::deliveries::Checkpoint;
 use crate::journal::webhooks::WebhookRow;
@@ -33,8 +32,6 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 const CHECKPOINT_DELIVERIES: usize = 100;
 /// A cursor that only passed events of others is written rarely: a crash costs nothing but reading them again.
 const CURSOR_EVERY: Duration = Duration::from_secs(5);
-/// The log is shortened after so many calls.
-const PRUNE_EVERY: usize = 1_000;
 /// Longest wait for calls in flight when the webhook was edited or paused: a whole call.
 const DRAIN_MAX: Duration = Duration::from_secs(16);
 /// … and when the gateway stops.
@@ -80,7 +77,6 @@ pub(super) async fn run(shared: Arc<Shared>, target: Target, stop: CancellationT
         more: true,
         unsaved_since: None,
         cursor_since: Instant::now(),
-        calls_since_prune: 0,
         backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(15)),
     };
     dispatch.deliver().await;
@@ -102,7 +98,6 @@ struct Dispatch {
     unsaved_since: Option<Instant>,
     saved_cursor: i64,
     cursor_since: Instant,
-    calls_since_prune: usize,
     backoff: Backoff,
 }
 
@@ -182,7 +177,6 @@ impl Dispatch {
         let now = self.shared.clock.now_micros();
         let mut next = Some(done);
         while let Some(done) = next {
-            self.calls_since_prune += 1;
             self.lanes.settle(done, now);
             // What is answered already costs no turn of the loop.
             next = self.calls.next().now_or_never().flatten();
@@ -231,11 +225,7 @@ impl Dispatch {
         if !due {
             return;
         }
-        let mut checkpoint = self.lanes.snapshot(&self.target.row.id);
-        checkpoint.prune = self.calls_since_prune >= PRUNE_EVERY;
-        if checkpoint.prune {
-            self.calls_since_prune = 0;
-        }
+        let checkpoint = self.lanes.snapshot(&self.target.row.id);
         self.saved_cursor = checkpoint.cursor;
         self.unsaved_since = None;
         self.cursor_since = Instant::now();
@@ -310,32 +300,35 @@ async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, 
     let Some(_permit) = permit(shared, stop).await else {
         return Done::Put { again_at: later(shared), key: retry.key };
     };
-    let outcome = attempt::call(shared, &target.receiver, &delivery, &retry.key, retry.attempts + 1).await;
+    let attempt = attempt_of(&delivery, retry.position, retry.attempts);
+    let outcome = attempt::call(shared, &target.receiver, &delivery, &retry.key, attempt).await;
     Done::Retry { key: retry.key, delivery, outcome }
 }
 
-/// What a key's turn is about: the frozen bytes of an event that was tried, else its next event that was passed.
+/// What a key's turn is about: its first event from its row's position on, with the frozen bytes if it is the one that
+/// was tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
 async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<Delivery>, Error> {
-    let Retry { key, position, event, through, .. } = retry;
-    // The owner may see less than when the event was tried first.
-    let range = Range { after: position - 1, through: Some(*position), order: Order::Ascending };
-    if let Some((event_id, r#type)) = event
-        && !shared.journal.read(&target.selection, range, 1, Payload::Without).await?.entries.is_empty()
-        && let Some(body) = shared.journal.frozen_body(&target.row.id, key).await?
-    {
-        let (event_id, r#type) = (event_id.clone(), r#type.clone());
-        return Ok(Some(Delivery { position: *position, event_id, r#type, body: Bytes::from(body) }));
-    }
+    let Retry { key, position, attempts, through } = retry;
+    let was_tried = *attempts > 0;
+    let through = if was_tried { (*through).max(*position) } else { *through };
     let selection = target.selection.and(&aggregate_of(key));
     let mut after = position - 1;
     loop {
-        let range = Range { after, through: Some(*through), order: Order::Ascending };
+        let range = Range { after, through: Some(through), order: Order::Ascending };
         let page = shared.journal.read(&selection, range, 1, Payload::With).await?;
         let Some(entry) = page.entries.first() else { return Ok(None) };
-        if is_of(entry, key) {
-            return Ok(Some(Delivery::of(entry)));
-        }
         after = entry.position;
+        if entry.event.key() != *key {
+            continue;
+        }
+        let mut delivery = Delivery::of(entry);
+        if was_tried
+            && entry.position == *position
+            && let Some(body) = shared.journal.frozen_body(&target.row.id, key).await?
+        {
+            delivery.body = Bytes::from(body);
+        }
+        return Ok(Some(delivery));
     }
 }
 
@@ -348,8 +341,4 @@ fn aggregate_of(key: &str) -> Filter {
         aggregate_ids: vec![plain(aggregate_id)],
         ..Filter::default()
     }
-}
-
-fn is_of(entry: &Entry, key: &str) -> bool {
-    entry.event.key() == key
 }

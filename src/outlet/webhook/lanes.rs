@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::attempt::{Delivery, Outcome, wait_after};
-use super::turn::{Done, Retry, Start, Work};
+use super::turn::{Done, Retry, Start, Work, attempt_of};
 use crate::event::Entry;
 use crate::journal::deliveries::{AttemptRow, Checkpoint, DeliveryRow};
 use crate::journal::webhooks::WebhookRow;
@@ -28,6 +28,9 @@ const PARKED_MAX: usize = FAILING_MAX + 2 * WINDOW_MAX;
 const LOOK_AGAIN_MICROS: i64 = 250_000;
 /// Calls without a checkpoint beyond which no new ones start: the journal's database is down.
 const UNSAVED_MAX: usize = 1_000;
+
+/// Checkpoints after which the log is shortened; the first one does it, too, so that restarts don't let it grow.
+const PRUNE_EVERY: u64 = 16;
 
 struct Slot {
     position: i64,
@@ -157,9 +160,8 @@ impl Lanes {
             self.due.remove(&(row.next_attempt_at.unwrap_or(0), key.clone()));
             self.retries_in_flight += 1;
             self.retried_last = true;
-            let event = row.event_id.clone().zip(row.r#type.clone()).filter(|_| row.attempts > 0);
             let (position, attempts) = (row.position, row.attempts);
-            return Some(Start::Retry(Retry { key, position, attempts, event, through: self.read_to }));
+            return Some(Start::Retry(Retry { key, position, attempts, through: self.read_to }));
         }
         let work = if first_possible { self.ready.pop_front()? } else { return None };
         self.first_in_flight += 1;
@@ -190,7 +192,8 @@ impl Lanes {
             Done::Retry { key, delivery, outcome } => {
                 self.retries_in_flight -= 1;
                 self.probes.remove(&key);
-                let attempt = self.parked[&key].row.attempts + 1;
+                let row = &self.parked[&key].row;
+                let attempt = attempt_of(&delivery, row.position, row.attempts);
                 self.log(&delivery, attempt, &outcome);
                 if outcome.error.is_some() {
                     self.fail(&key, delivery, attempt, &outcome, now);
@@ -256,7 +259,7 @@ impl Lanes {
             disabled: self.disabled.clone(),
             failing_since: self.failing_since,
             last_success_at: self.last_success_at,
-            prune: false,
+            prune: self.snapshots % PRUNE_EVERY == 1,
         }
     }
 

@@ -23,7 +23,7 @@ mod supervisor;
 mod turn;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -129,8 +129,7 @@ struct Shared {
 
 /// Where a key is made if none is given; nothing with PostgreSQL.
 fn key_file_beside(journal_url: &str) -> Option<PathBuf> {
-    let path = journal_url.strip_prefix("sqlite:")?.trim_start_matches("//").split('?').next()?;
-    Some(Path::new(path).with_file_name("postern.key"))
+    Some(journal::sqlite_path(journal_url)?.with_file_name("postern.key"))
 }
 
 /// Checks the sealing key as far as it can be without the journal.

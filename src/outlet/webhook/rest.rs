@@ -163,32 +163,34 @@ async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<(), Pr
         Status::Active if url == old.url => (old.status, old.status_reason.clone()),
         Status::Active | Status::Pending => first_status(shared, &draft.url),
     };
+    let (id, read_at, updated_at) = (old.id.clone(), old.updated_at, after(&old, shared));
     let secrets = match &draft.secret {
         Some(secret) => shared.seal_secret(secret, &old.id),
         None => old.secrets,
     };
-    let (id, read_at, row) = (
-        old.id.clone(),
-        old.updated_at,
-        WebhookRow {
-            revision: old.revision + 1,
-            url,
-            definition: to_json(&draft.definition),
-            secrets,
-            status,
-            status_reason,
-            updated_at: shared.clock.now_micros(),
-            ..old
-        },
-    );
+    let row = WebhookRow {
+        revision: old.revision + 1,
+        url,
+        definition: to_json(&draft.definition),
+        secrets,
+        status,
+        status_reason,
+        updated_at,
+        ..old
+    };
     shared.journal.change_webhook(Change::Replace { row: Box::new(row), read_at }).await?;
     shared.changed(&id);
     Ok(())
 }
 
+/// Now, and later than the last change: the time of a change tells whether there was another one.
+fn after(row: &WebhookRow, shared: &Shared) -> i64 {
+    shared.clock.now_micros().max(row.updated_at + 1)
+}
+
 async fn set_status(shared: &Shared, row: WebhookRow, status: Status, reason: Option<String>) -> Result<(), Problem> {
-    let now = shared.clock.now_micros();
-    shared.journal.change_webhook(Change::SetStatus { id: row.id.clone(), status, reason, now }).await?;
+    let (id, now, read_at) = (row.id.clone(), after(&row, shared), row.updated_at);
+    shared.journal.change_webhook(Change::SetStatus { id, status, reason, now, read_at }).await?;
     shared.changed(&row.id);
     Ok(())
 }

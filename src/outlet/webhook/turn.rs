@@ -15,11 +15,15 @@ pub(super) struct Work {
 pub(super) struct Retry {
     pub(super) key: String,
     pub(super) position: i64,
+    /// How often the event at `position` was tried.
     pub(super) attempts: i64,
-    /// The event at `position`, if it was tried before: id and type.
-    pub(super) event: Option<(String, String)>,
     /// Later events are not passed yet.
     pub(super) through: i64,
+}
+
+/// Which attempt a delivery is, of a key whose row stands at `position` after so many `attempts`.
+pub(super) fn attempt_of(delivery: &Delivery, position: i64, attempts: i64) -> i64 {
+    if delivery.position == position { attempts + 1 } else { 1 }
 }
 
 #[derive(Debug)]

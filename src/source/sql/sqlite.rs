@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
+use crate::journal;
 use crate::source::mapping::Kind;
 use crate::source::{Config, Page};
 
@@ -25,8 +26,7 @@ impl Engine for Sqlite {
     const TEXT: &'static str = "text";
 
     async fn connect(config: &Config) -> Result<SqlitePool, sqlx::Error> {
-        let path =
-            config.url.trim_start_matches("sqlite:").trim_start_matches("//").split('?').next().unwrap_or_default();
+        let path = journal::sqlite_path(&config.url).unwrap_or_default();
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
         pool().connect_with(options).await
     }
