@@ -68,13 +68,8 @@ impl Gateway {
 
         let feeds =
             Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open()).map_err(anyhow::Error::msg)?;
-        let visibility = {
-            let auth = auth.clone();
-            move |owner: &str| auth.visibility(owner)
-        };
-        let webhooks =
-            Webhooks::open(&config.webhooks, &config.journal.url, journal.clone(), outgoing, &site, clock, visibility)
-                .await?;
+        let (webhooks, url) = (&config.webhooks, &config.journal.url);
+        let webhooks = Webhooks::open(webhooks, url, journal.clone(), outgoing, &site, clock, auth.clone()).await?;
         feeds.run(&tasks);
         webhooks.clone().run(&tasks);
         let catalogue = Arc::new(config.catalogue());

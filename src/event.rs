@@ -76,10 +76,15 @@ pub struct Event {
 }
 
 impl Event {
-    /// What keeps events in order: one aggregate, written so that no two aggregates share a key.
+    /// See [`key`].
     pub fn key(&self) -> String {
-        format!("{}/{}", escape(&self.aggregate_type), escape(&self.aggregate_id))
+        key(&self.aggregate_type, &self.aggregate_id)
     }
+}
+
+/// What keeps events in order: one aggregate, written so that no two aggregates share a key.
+pub fn key(aggregate_type: &str, aggregate_id: &str) -> String {
+    format!("{}/{}", escape(aggregate_type), escape(aggregate_id))
 }
 
 /// An event with its place in the journal.

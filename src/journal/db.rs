@@ -55,7 +55,25 @@ macro_rules! with_conn {
     };
 }
 
-pub(super) use {with_conn, with_pool};
+/// Changes rows in a transaction, and answers how many: `execute!(conn, text, binds…)`.
+macro_rules! execute {
+    ($conn:expr, $text:expr $(, $bind:expr)* $(,)?) => {
+        $crate::journal::db::with_conn!($conn, c => sqlx::query($text)$(.bind($bind))*.execute(c).await?.rows_affected())
+    };
+}
+
+/// Reads rows: `select!(db, query_as.fetch_all, text, binds…)`, and `; texts` for as many binds more as there are.
+macro_rules! select {
+    ($db:expr, $kind:ident . $fetch:ident, $text:expr $(, $bind:expr)* $(; $more:expr)?) => {
+        $crate::journal::db::with_pool!($db, pool => {
+            let query = sqlx::$kind($text)$(.bind($bind))*;
+            $(let query = $more.iter().fold(query, |query, text: &String| query.bind(text.as_str()));)?
+            query.$fetch(pool).await?
+        })
+    };
+}
+
+pub(super) use {execute, select, with_conn, with_pool};
 
 /// The head row, locked until the transaction ends, and the database's clock in microseconds.
 pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, \

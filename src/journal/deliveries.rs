@@ -3,26 +3,29 @@
 //! A healthy delivery leaves no row but its log line. One checkpoint moves a cursor and writes the exceptions that
 //! it passes in the same transaction, so a cursor never stands beyond an undelivered event that has no row.
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use super::db::{Conn, with_conn, with_pool};
+use sqlx::AssertSqlSafe;
+
+use super::batch::{POSTGRES_ROWS_MAX, Texts, chunks, column, inserts};
+use super::db::{Conn, execute, select};
+use super::entries::Condition;
 use super::webhooks::Status;
 use super::{Error, Journal};
-use crate::event::{Event, Micros};
+use crate::event::key;
+use crate::filter::Selection;
 
 /// Log lines kept for one webhook; those of undelivered events are kept beside.
 const ATTEMPTS_KEPT: i64 = 10_000;
-/// Rows in one statement. Few sizes, so that few texts are prepared; small ones, because sqlx asks SQLite for the name
-/// of each bind and SQLite walks through all of them for the answer.
-const ROWS: [usize; 3] = [16, 4, 1];
-
-/// An exception. `failing`: the next position of a key, and once it was tried its event and the bytes to repeat.
-/// `dead`: an event whose attempts are used up.
+/// What became of an event at one webhook. Exceptions are stored. `failing`: the next position of a key, and once it was
+/// tried its event and the bytes to repeat. `dead`: an event whose attempts are used up. Others are found when asked for.
 #[derive(Clone, Debug, Default, sqlx::FromRow)]
+#[sqlx(default)]
 pub struct DeliveryRow {
     pub position: i64,
     pub key: String,
+    /// Read only: what a checkpoint writes follows from its list.
+    pub status: String,
     pub event_id: Option<String>,
     pub r#type: Option<String>,
     pub attempts: i64,
@@ -31,7 +34,6 @@ pub struct DeliveryRow {
     pub last_status: Option<i64>,
     pub last_error: Option<String>,
     /// Written when there is one; never read back with lists.
-    #[sqlx(default)]
     pub body: Option<Vec<u8>>,
 }
 
@@ -45,15 +47,6 @@ pub struct AttemptRow {
     pub status: Option<i64>,
     pub error: Option<String>,
     pub answer: Option<String>,
-}
-
-/// A delivered event of the recent log, with what is needed to judge whether the reader may see it.
-pub struct Delivered {
-    pub event: Event,
-    pub position: i64,
-    pub attempt: i64,
-    pub started_at: i64,
-    pub status: Option<i64>,
 }
 
 /// How far a dispatcher got since its last one: all of it, or nothing.
@@ -87,36 +80,33 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn failing(&self, webhook: &str) -> Result<Vec<DeliveryRow>, Error> {
-        self.rows(webhook, "failing", 0, -1, i64::MAX).await
+        let sql = "select position, key, status, event_id, type, attempts, next_attempt_at, last_attempt_at, last_status, \
+                   last_error from deliveries where webhook = $1 and status = 'failing' order by position, key";
+        Ok(select!(self.db(), query_as.fetch_all, sql, webhook))
     }
 
-    /// The `failing` or `dead` events after a position, without bodies.
+    /// The tried exceptions after a position that the selection lets through, without bodies: `failing`, `dead` or both.
     ///
     /// # Errors
     /// The database.
     pub async fn exceptions(
         &self,
+        selection: &Selection,
         webhook: &str,
-        status: &str,
+        status: Option<&str>,
         after: i64,
         limit: i64,
     ) -> Result<Vec<DeliveryRow>, Error> {
-        self.rows(webhook, status, 1, after, limit).await
-    }
-
-    async fn rows(
-        &self,
-        webhook: &str,
-        status: &str,
-        attempts: i64,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<DeliveryRow>, Error> {
-        let sql = "select position, key, event_id, type, attempts, next_attempt_at, last_attempt_at, last_status, \
-                   last_error from deliveries where webhook = $1 and status = $2 and attempts >= $3 and position > $4 \
-                   order by position, key limit $5";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(webhook).bind(status).bind(attempts).bind(after)
-            .bind(limit).fetch_all(pool).await?))
+        let condition = Condition::of(selection, 5);
+        let sql = format!(
+            "select d.position, d.key, d.status, d.event_id, d.type, d.attempts, d.next_attempt_at, d.last_attempt_at, \
+             d.last_status, d.last_error from deliveries d join entries e on e.position = d.position \
+             where d.webhook = $1 and ($2 = '' or d.status = $2) and d.position > $3 and d.attempts > 0{} \
+             order by d.position limit $4",
+            condition.text
+        );
+        let (sql, status) = (AssertSqlSafe(sql), status.unwrap_or_default());
+        Ok(select!(self.db(), query_as.fetch_all, sql, webhook, status, after, limit; condition.binds))
     }
 
     /// How many exceptions there are, and the first position that is failing.
@@ -126,7 +116,7 @@ impl Journal {
     pub async fn exceptions_summary(&self, webhook: &str) -> Result<(i64, Option<i64>), Error> {
         let sql = "select count(event_id), min(case when status = 'failing' then position end) \
                    from deliveries where webhook = $1";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(webhook).fetch_one(pool).await?))
+        Ok(select!(self.db(), query_as.fetch_one, sql, webhook))
     }
 
     /// The bytes to repeat for the failing row of a key.
@@ -135,8 +125,7 @@ impl Journal {
     /// The database.
     pub async fn frozen_body(&self, webhook: &str, key: &str) -> Result<Option<Vec<u8>>, Error> {
         let sql = "select body from deliveries where webhook = $1 and key = $2 and status = 'failing'";
-        let body: Option<Option<Vec<u8>>> = with_pool!(self.db(), pool => sqlx::query_scalar(sql).bind(webhook).bind(key)
-            .fetch_optional(pool).await?);
+        let body: Option<Option<Vec<u8>>> = select!(self.db(), query_scalar.fetch_optional, sql, webhook, key);
         Ok(body.flatten())
     }
 
@@ -147,66 +136,57 @@ impl Journal {
     pub async fn attempts(&self, webhook: &str, position: i64) -> Result<Vec<AttemptRow>, Error> {
         let sql = "select position, attempt, started_at, duration_ms, status, error, answer from attempts \
                    where webhook = $1 and position = $2 order by attempt";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(webhook).bind(position).fetch_all(pool).await?))
+        Ok(select!(self.db(), query_as.fetch_all, sql, webhook, position))
     }
 
-    /// The recent log's delivered events after a position.
+    /// The recent log's delivered events after a position that the selection lets through.
     ///
     /// # Errors
     /// The database.
-    pub async fn delivered(&self, webhook: &str, after: i64, limit: i64) -> Result<Vec<Delivered>, Error> {
-        let sql = "select a.position, a.attempt, a.started_at, a.status, e.event_id, e.source, e.type, \
-                   e.aggregate_type, e.aggregate_id from attempts a join entries e on e.position = a.position \
-                   where a.webhook = $1 and a.position > $2 and a.error is null order by a.position limit $3";
-        let rows: Vec<DeliveredRow> = with_pool!(self.db(), pool => sqlx::query_as(sql).bind(webhook).bind(after)
-            .bind(limit).fetch_all(pool).await?);
-        Ok(rows.into_iter().map(Delivered::from).collect())
+    pub async fn delivered(
+        &self,
+        selection: &Selection,
+        webhook: &str,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<DeliveryRow>, Error> {
+        let condition = Condition::of(selection, 4);
+        let sql = format!(
+            "select a.position, 'delivered' as status, e.event_id, e.type, a.attempt as attempts, \
+             a.started_at as last_attempt_at, a.status as last_status, e.aggregate_type, e.aggregate_id \
+             from attempts a join entries e on e.position = a.position \
+             where a.webhook = $1 and a.position > $2 and a.error is null{} order by a.position limit $3",
+            condition.text
+        );
+        let sql = AssertSqlSafe(sql);
+        let rows: Vec<Delivered> = select!(self.db(), query_as.fetch_all, sql, webhook, after, limit; condition.binds);
+        let with_key = |Delivered { row, aggregate_type, aggregate_id }| DeliveryRow {
+            key: key(&aggregate_type, &aggregate_id),
+            ..row
+        };
+        Ok(rows.into_iter().map(with_key).collect())
     }
 }
 
 #[derive(sqlx::FromRow)]
-struct DeliveredRow {
-    position: i64,
-    attempt: i64,
-    started_at: i64,
-    status: Option<i64>,
-    event_id: String,
-    source: String,
-    r#type: String,
+struct Delivered {
+    #[sqlx(flatten)]
+    row: DeliveryRow,
     aggregate_type: String,
     aggregate_id: String,
-}
-
-impl From<DeliveredRow> for Delivered {
-    fn from(row: DeliveredRow) -> Self {
-        let event = Event {
-            id: row.event_id,
-            source: row.source,
-            r#type: row.r#type,
-            aggregate_type: row.aggregate_type,
-            aggregate_id: row.aggregate_id,
-            aggregate_version: None,
-            occurred_at: Micros(0),
-            data: String::new(),
-            metadata: None,
-        };
-        Self { event, position: row.position, attempt: row.attempt, started_at: row.started_at, status: row.status }
-    }
 }
 
 pub(super) async fn apply(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<(), Error> {
     let webhook = checkpoint.webhook.as_str();
     let sql = "update webhooks set cursor = $2, failing_since = $3, last_success_at = $4 where id = $1";
-    let updated = with_conn!(conn, c => sqlx::query(sql).bind(webhook).bind(checkpoint.cursor)
-        .bind(checkpoint.failing_since).bind(checkpoint.last_success_at).execute(c).await?.rows_affected());
+    let updated = execute!(conn, sql, webhook, checkpoint.cursor, checkpoint.failing_since, checkpoint.last_success_at);
     if updated == 0 {
         return Ok(());
     }
     if let Some(reason) = &checkpoint.disabled {
         let sql = "update webhooks set status = $2, status_reason = $3, updated_at = updated_at + 1 \
                    where id = $1 and status = $4";
-        with_conn!(conn, c => sqlx::query(sql).bind(webhook).bind(Status::Disabled.as_str()).bind(reason.as_str())
-            .bind(Status::Active.as_str()).execute(c).await?.rows_affected());
+        execute!(conn, sql, webhook, Status::Disabled.as_str(), reason.as_str(), Status::Active.as_str());
     }
     // Before the failing ones: a failing row that turns dead keeps its bytes.
     for row in &checkpoint.dead {
@@ -216,7 +196,7 @@ pub(super) async fn apply(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<()
         // First the old one: there is one failing row a key.
         let sql = "delete from deliveries where webhook = $1 and key = $2 and status = 'failing' and position <> $3";
         let keep = row.as_ref().map_or(-1, |row| row.position);
-        with_conn!(conn, c => sqlx::query(sql).bind(webhook).bind(key.as_str()).bind(keep).execute(c).await?.rows_affected());
+        execute!(conn, sql, webhook, key.as_str(), keep);
         if let Some(row) = row {
             upsert(conn, webhook, row, "failing").await?;
         }
@@ -233,59 +213,66 @@ async fn upsert(conn: &mut Conn, webhook: &str, row: &DeliveryRow, status: &str)
                type = excluded.type, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at, \
                last_attempt_at = excluded.last_attempt_at, last_status = excluded.last_status, \
                last_error = excluded.last_error, body = coalesce(deliveries.body, excluded.body)";
-    with_conn!(conn, c => sqlx::query(sql)
-        .bind(webhook)
-        .bind(row.position)
-        .bind(row.key.as_str())
-        .bind(status)
-        .bind(row.event_id.as_deref())
-        .bind(row.r#type.as_deref())
-        .bind(row.attempts)
-        .bind(row.next_attempt_at)
-        .bind(row.last_attempt_at)
-        .bind(row.last_status)
-        .bind(row.last_error.as_deref())
-        .bind(row.body.as_deref())
-        .execute(c).await?.rows_affected());
+    execute!(
+        conn,
+        sql,
+        webhook,
+        row.position,
+        row.key.as_str(),
+        status,
+        row.event_id.as_deref(),
+        row.r#type.as_deref(),
+        row.attempts,
+        row.next_attempt_at,
+        row.last_attempt_at,
+        row.last_status,
+        row.last_error.as_deref(),
+        row.body.as_deref()
+    );
     Ok(())
 }
 
 async fn insert_attempts(conn: &mut Conn, webhook: &str, attempts: &[AttemptRow]) -> Result<(), Error> {
-    // `$1` is the webhook in every row: the text is bound once.
-    static TEXTS: LazyLock<[String; 3]> = LazyLock::new(|| {
-        ROWS.map(|rows| {
-            let mut text = "insert into attempts (webhook, position, attempt, started_at, duration_ms, status, error, \
-                            answer) values "
-                .to_owned();
-            for row in 0..rows {
-                let _ = write!(text, "{}($1", if row == 0 { "" } else { ", " });
-                for bind in 0..7 {
-                    let _ = write!(text, ", ${}", row * 7 + bind + 2);
-                }
-                text.push(')');
-            }
-            text + " on conflict do nothing"
-        })
+    const POSTGRES: &str = "insert into attempts (webhook, position, attempt, started_at, duration_ms, status, error, \
+         answer) select $1, * from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
+         $7::text[], $8::text[]) on conflict do nothing";
+    static SQLITE: LazyLock<Texts> = LazyLock::new(|| {
+        let columns = "webhook, position, attempt, started_at, duration_ms, status, error, answer";
+        inserts("attempts", columns).map(|text| text + " on conflict do nothing")
     });
-    let mut left = attempts;
-    while let Some(which) = ROWS.iter().position(|rows| left.len() >= *rows) {
-        let text = TEXTS[which].as_str();
-        let (rows, later) = left.split_at(ROWS[which]);
-        left = later;
-        with_conn!(conn, c => {
-            let mut query = sqlx::query(text).bind(webhook);
-            for row in rows {
-                query = query
-                    .bind(row.position)
-                    .bind(row.attempt)
-                    .bind(row.started_at)
-                    .bind(row.duration_ms)
-                    .bind(row.status)
-                    .bind(row.error.as_deref())
-                    .bind(row.answer.as_deref());
+    match conn {
+        Conn::Sqlite(transaction) => {
+            for (which, rows) in chunks(attempts) {
+                let mut query = sqlx::query(SQLITE[which].as_str());
+                for row in rows {
+                    query = query
+                        .bind(webhook)
+                        .bind(row.position)
+                        .bind(row.attempt)
+                        .bind(row.started_at)
+                        .bind(row.duration_ms)
+                        .bind(row.status)
+                        .bind(row.error.as_deref())
+                        .bind(row.answer.as_deref());
+                }
+                query.execute(&mut **transaction).await?;
             }
-            query.execute(c).await?;
-        });
+        }
+        Conn::Postgres(transaction) => {
+            for rows in attempts.chunks(POSTGRES_ROWS_MAX) {
+                sqlx::query(POSTGRES)
+                    .bind(webhook)
+                    .bind(column(rows, |row| row.position))
+                    .bind(column(rows, |row| row.attempt))
+                    .bind(column(rows, |row| row.started_at))
+                    .bind(column(rows, |row| row.duration_ms))
+                    .bind(column(rows, |row| row.status))
+                    .bind(column(rows, |row| row.error.as_deref()))
+                    .bind(column(rows, |row| row.answer.as_deref()))
+                    .execute(&mut **transaction)
+                    .await?;
+            }
+        }
     }
     Ok(())
 }
@@ -294,6 +281,6 @@ async fn prune(conn: &mut Conn, webhook: &str) -> Result<(), Error> {
     let sql = "delete from attempts where webhook = $1 and position < (select position from attempts \
                where webhook = $1 order by position desc limit 1 offset $2) \
                and position not in (select position from deliveries where webhook = $1)";
-    with_conn!(conn, c => sqlx::query(sql).bind(webhook).bind(ATTEMPTS_KEPT).execute(c).await?.rows_affected());
+    execute!(conn, sql, webhook, ATTEMPTS_KEPT);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use futures_util::TryStreamExt as _;
 use sqlx::AssertSqlSafe;
 
-use super::db::with_pool;
+use super::db::{select, with_pool};
 use super::{Error, Head, Journal};
 use crate::event::{Cursor, Entry, Event, Micros, event_id_of_atom_id, is_uuid};
 use crate::filter::{Filter, OWN_SOURCE, Selection};
@@ -132,8 +132,10 @@ impl Journal {
         let through = range.through.unwrap_or(head.position).min(head.position);
         let direction = if range.order == Order::Ascending { "asc" } else { "desc" };
         let condition = Condition::of(selection, 4);
+        // `+ 0`: SQLite prepares a statement anew for each value of a bare bind in `limit`.
         let sql = format!(
-            "select {} from entries e where e.position > $1 and e.position <= $2{} order by e.position {direction} limit $3",
+            "select {} from entries e where e.position > $1 and e.position <= $2{} order by e.position {direction} \
+             limit $3 + 0",
             columns(payload),
             condition.text
         );
@@ -180,13 +182,8 @@ impl Journal {
             condition.text
         );
         let through = range.through.unwrap_or(i64::MAX);
-        Ok(with_pool!(self.db(), pool => {
-            let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(most);
-            for text in &condition.binds {
-                query = query.bind(text.as_str());
-            }
-            query.fetch_one(pool).await?
-        }))
+        let sql = AssertSqlSafe(sql);
+        Ok(select!(self.db(), query_scalar.fetch_one, sql, range.after, through, most; condition.binds))
     }
 
     /// The visible ones among the events with these public ids, in no particular order.
@@ -206,14 +203,10 @@ impl Journal {
             condition.text
         );
         // No id holds a NUL, and PostgreSQL refuses to look for one.
-        let ids: Vec<String> = ids.iter().map(|id| normal_id(id).replace('\0', "\u{fffd}")).collect();
-        Ok(with_pool!(self.db(), pool => {
-            let mut query = sqlx::query_as(AssertSqlSafe(sql));
-            for text in ids.iter().chain(&condition.binds) {
-                query = query.bind(text.as_str());
-            }
-            query.fetch_all(pool).await?.into_iter().map(|row: Row| row.into()).collect()
-        }))
+        let mut binds: Vec<String> = ids.iter().map(|id| normal_id(id).replace('\0', "\u{fffd}")).collect();
+        binds.extend(condition.binds);
+        let rows: Vec<Row> = select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql); binds);
+        Ok(rows.into_iter().map(Entry::from).collect())
     }
 
     /// The version that the newest visible event of an aggregate carries; nothing for an unknown aggregate.
@@ -232,13 +225,8 @@ impl Journal {
              order by e.position desc limit 1",
             condition.text
         );
-        Ok(with_pool!(self.db(), pool => {
-            let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(aggregate_type).bind(aggregate_id);
-            for text in &condition.binds {
-                query = query.bind(text.as_str());
-            }
-            query.fetch_optional(pool).await?
-        }))
+        let sql = AssertSqlSafe(sql);
+        Ok(select!(self.db(), query_scalar.fetch_optional, sql, aggregate_type, aggregate_id; condition.binds))
     }
 
     /// The position that a text names: a cursor, an event id, an Atom id or a bare position. 0 is the beginning.
@@ -275,8 +263,7 @@ impl Journal {
             return Ok(cursor.position);
         }
         let sql = "select last_position from incarnations where id = $1";
-        let last: Option<i64> = with_pool!(self.db(), pool => sqlx::query_scalar(sql)
-            .bind(cursor.journal_id.as_str()).fetch_optional(pool).await?);
+        let last: Option<i64> = select!(self.db(), query_scalar.fetch_optional, sql, cursor.journal_id.as_str());
         match last {
             Some(last) if cursor.position <= last => Ok(cursor.position),
             _ => Err(self.expired(&cursor.to_string(), head)),
@@ -310,8 +297,7 @@ impl Journal {
         let (mut before, mut from) = (head.oldest - 1, head.position + 1);
         while from - before > 1 {
             let middle = before + (from - before) / 2;
-            let at: Option<i64> =
-                with_pool!(self.db(), pool => sqlx::query_scalar(sql).bind(middle).fetch_optional(pool).await?);
+            let at: Option<i64> = select!(self.db(), query_scalar.fetch_optional, sql, middle);
             // A row that is missing was purged in this moment: it lies before everything that is left.
             if at.is_none_or(|at| at < time.0) { before = middle } else { from = middle }
         }

@@ -5,16 +5,12 @@ use std::sync::LazyLock;
 
 use super::Error;
 use super::append::{Known, Placed};
+use super::batch::{POSTGRES_ROWS_MAX, SQLITE_ROWS, Texts, chunks, column, inserts};
 use super::db::Conn;
-
-/// Rows in one statement of SQLite. Two sizes, so that few texts are prepared.
-const SQLITE_ROWS: [usize; 2] = [100, 1];
-/// Rows in one statement of PostgreSQL, which takes a column as one array. Bounds the message.
-const POSTGRES_ROWS_MAX: usize = 1_000;
 
 /// Those of the ids that were taken before, with what is remembered of them.
 pub(super) async fn read(conn: &mut Conn, ids: &[&str]) -> Result<Vec<(String, Known)>, Error> {
-    static SQLITE: LazyLock<[String; 2]> = LazyLock::new(|| {
+    static SQLITE: LazyLock<Texts> = LazyLock::new(|| {
         SQLITE_ROWS.map(|rows| {
             let binds = vec!["?"; rows].join(", ");
             format!("select event_id, identity, content from inbox where event_id in ({binds})")
@@ -59,13 +55,12 @@ pub(super) async fn insert(conn: &mut Conn, placed: &[Placed<'_>]) -> Result<(),
 }
 
 async fn insert_sqlite(conn: &mut sqlx::SqliteConnection, which: usize, rows: &[Placed<'_>]) -> Result<(), Error> {
-    static ENTRIES: LazyLock<[String; 2]> = LazyLock::new(|| {
+    static ENTRIES: LazyLock<Texts> = LazyLock::new(|| {
         let columns = "position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
                        occurred_at, recorded_at, feed_time, late, summary, data, metadata";
-        values("entries", columns, 14)
+        inserts("entries", columns)
     });
-    static INBOX: LazyLock<[String; 2]> =
-        LazyLock::new(|| values("inbox", "event_id, source, identity, content, position", 5));
+    static INBOX: LazyLock<Texts> = LazyLock::new(|| inserts("inbox", "event_id, source, identity, content, position"));
     let mut query = sqlx::query(ENTRIES[which].as_str());
     for Placed { arrival, head, .. } in rows {
         let event = &arrival.event;
@@ -109,9 +104,6 @@ async fn insert_postgres(conn: &mut sqlx::PgConnection, rows: &[Placed<'_>]) -> 
          occurred_at, recorded_at, feed_time, late, summary, data, metadata) \
          select position, event_id, source, type, aggregate_type, aggregate_id, aggregate_version, \
          occurred_at, recorded_at, feed_time, late, summary, data, metadata from placed";
-    fn column<'a, T>(rows: &'a [Placed<'a>], of: impl Fn(&'a Placed<'a>) -> T) -> Vec<T> {
-        rows.iter().map(of).collect()
-    }
     sqlx::query(TEXT)
         .bind(column(rows, |row| row.head.position))
         .bind(column(rows, |row| row.arrival.event.id.as_str()))
@@ -132,17 +124,4 @@ async fn insert_postgres(conn: &mut sqlx::PgConnection, rows: &[Placed<'_>]) -> 
         .execute(conn)
         .await?;
     Ok(())
-}
-
-/// The rows in pieces of the two sizes that have a prepared text.
-fn chunks<T>(rows: &[T]) -> impl Iterator<Item = (usize, &[T])> {
-    let whole = rows.len() - rows.len() % SQLITE_ROWS[0];
-    let (large, small) = rows.split_at(whole);
-    large.chunks(SQLITE_ROWS[0]).map(|chunk| (0, chunk)).chain(small.chunks(SQLITE_ROWS[1]).map(|chunk| (1, chunk)))
-}
-
-/// SQLite looks each `$n` up in a list, which grows with the square of the binds, so it gets `?`.
-fn values(table: &str, columns: &str, width: usize) -> [String; 2] {
-    let row = format!("({})", vec!["?"; width].join(", "));
-    SQLITE_ROWS.map(|rows| format!("insert into {table} ({columns}) values {}", vec![row.as_str(); rows].join(", ")))
 }

@@ -5,6 +5,7 @@
 //! one writer that groups what waits into one transaction (`writer`).
 
 mod append;
+mod batch;
 mod db;
 pub mod deliveries;
 mod entries;
@@ -21,7 +22,7 @@ use serde::Deserialize;
 
 use crate::event::Micros;
 use crate::runtime::{Bell, Clock, Tasks, random_hex};
-use db::{Db, with_pool};
+use db::{Db, select, with_pool};
 
 pub use append::{Append, Appended, Arrival, Quarantined};
 pub use db::sqlite_path;
@@ -167,8 +168,7 @@ impl Journal {
                        values (1, $1, $2, 0, 0, -62135596800000000, 1) on conflict do nothing";
         let now = clock.now_micros();
         with_pool!(&db, pool => sqlx::query(created).bind(random_hex(4)).bind(now).execute(pool).await?.rows_affected());
-        let (id, created_at): (String, i64) =
-            with_pool!(&db, pool => sqlx::query_as("select id, created_at from journal").fetch_one(pool).await?);
+        let (id, created_at): (String, i64) = select!(&db, query_as.fetch_one, "select id, created_at from journal");
         let bell = Bell::default();
         let writer = writer::Writer::start(&db, bell.clone(), tasks);
         let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, url: config.url.clone() };
@@ -252,7 +252,7 @@ impl Journal {
     /// The database.
     pub async fn head(&self) -> Result<Head, Error> {
         let sql = "select position, recorded_at, feed_time, oldest from journal";
-        Ok(with_pool!(&self.inner.db, pool => sqlx::query_as(sql).fetch_one(pool).await?))
+        Ok(select!(&self.inner.db, query_as.fetch_one, sql))
     }
 
     /// Waits for what is being written and closes the database.

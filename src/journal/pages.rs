@@ -3,7 +3,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::db::{Conn, with_conn, with_pool};
+use super::db::{Conn, execute, select};
 use super::entries::Condition;
 use super::writer::Write;
 use super::{Error, Journal};
@@ -47,7 +47,7 @@ impl Journal {
     pub async fn view_feed(&self, epoch: &str) -> Result<Option<String>, Error> {
         let sql = "select feed from views where epoch = $1";
         let epoch = epoch.replace('\0', "");
-        Ok(with_pool!(self.db(), pool => sqlx::query_scalar(sql).bind(epoch).fetch_optional(pool).await?))
+        Ok(select!(self.db(), query_scalar.fetch_optional, sql, epoch))
     }
 
     /// The sealed page `n` of an epoch.
@@ -57,7 +57,7 @@ impl Journal {
     pub async fn page_border(&self, epoch: &str, n: i64) -> Result<Option<Border>, Error> {
         let sql = "select p.n, coalesce(b.last_position, 0) as after, p.last_position as last from pages p \
                    left join pages b on b.epoch = p.epoch and b.n = p.n - 1 where p.epoch = $1 and p.n = $2";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(epoch).bind(n).fetch_optional(pool).await?))
+        Ok(select!(self.db(), query_as.fetch_optional, sql, epoch, n))
     }
 
     /// The sealed page that the next entry after a position belongs to.
@@ -68,7 +68,7 @@ impl Journal {
         let sql = "select p.n, coalesce(b.last_position, 0) as after, p.last_position as last from pages p \
                    left join pages b on b.epoch = p.epoch and b.n = p.n - 1 \
                    where p.epoch = $1 and p.last_position > $2 order by p.n limit 1";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(epoch).bind(position).fetch_optional(pool).await?))
+        Ok(select!(self.db(), query_as.fetch_optional, sql, epoch, position))
     }
 
     /// The last sealed page of an epoch, if any.
@@ -78,7 +78,7 @@ impl Journal {
     pub async fn last_border(&self, epoch: &str) -> Result<Option<Border>, Error> {
         let sql = "select p.n, coalesce(b.last_position, 0) as after, p.last_position as last from pages p \
                    left join pages b on b.epoch = p.epoch and b.n = p.n - 1 where p.epoch = $1 order by p.n desc limit 1";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(epoch).fetch_optional(pool).await?))
+        Ok(select!(self.db(), query_as.fetch_optional, sql, epoch))
     }
 
     /// Records the borders of pages that are full between `last` and the position `through`, at most
@@ -102,14 +102,9 @@ impl Journal {
              where k % $4 = 0 order by position",
             condition.text
         );
-        let found: Vec<i64> = with_pool!(self.db(), pool => {
-            let mut query = sqlx::query_scalar(AssertSqlSafe(sql))
-                .bind(after).bind(through).bind(BORDERS_MAX * page_size).bind(page_size);
-            for text in &condition.binds {
-                query = query.bind(text.as_str());
-            }
-            query.fetch_all(pool).await?
-        });
+        let (sql, entries) = (AssertSqlSafe(sql), BORDERS_MAX * page_size);
+        let found: Vec<i64> =
+            select!(self.db(), query_scalar.fetch_all, sql, after, through, entries, page_size; condition.binds);
         let Some(&newest) = found.last() else { return Ok((last, true)) };
         let borders: Vec<(i64, i64)> = (n + 1..).zip(found.iter().copied()).collect();
         let newest = Border {
@@ -126,15 +121,14 @@ impl Journal {
 pub(super) async fn insert_view(conn: &mut Conn, view: &View) -> Result<(), Error> {
     let sql = "insert into views (epoch, feed, definition, created_at) \
                select $1, $2, $3, recorded_at from journal where singleton = 1 on conflict (epoch) do nothing";
-    with_conn!(conn, c => sqlx::query(sql).bind(view.epoch.as_str()).bind(view.feed.as_str())
-        .bind(view.definition.as_str()).execute(c).await?.rows_affected());
+    execute!(conn, sql, view.epoch.as_str(), view.feed.as_str(), view.definition.as_str());
     Ok(())
 }
 
 pub(super) async fn insert_borders(conn: &mut Conn, epoch: &str, borders: &[(i64, i64)]) -> Result<(), Error> {
     let sql = "insert into pages (epoch, n, last_position) values ($1, $2, $3) on conflict (epoch, n) do nothing";
     for (n, last) in borders {
-        with_conn!(conn, c => sqlx::query(sql).bind(epoch).bind(n).bind(last).execute(c).await?.rows_affected());
+        execute!(conn, sql, epoch, n, last);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! How far each source was read, what became of its rows, and the rows that could not be mapped.
 
 use super::append::{Append, Appended, Quarantined};
-use super::db::{Conn, with_conn, with_pool};
+use super::db::{Conn, execute, select};
 use super::{Error, Journal};
 
 /// What the journal keeps of a source.
@@ -38,7 +38,7 @@ impl Journal {
     pub async fn source(&self, name: &str) -> Result<Option<SourceRow>, Error> {
         let sql = "select name, checkpoint, journaled, withheld, duplicates, changed, quarantined, updated_at \
                    from sources where name = $1";
-        Ok(with_pool!(self.db(), pool => sqlx::query_as(sql).bind(name).fetch_optional(pool).await?))
+        Ok(select!(self.db(), query_as.fetch_optional, sql, name))
     }
 
     /// Quarantined rows of a source, oldest first, after the row with this id.
@@ -48,9 +48,7 @@ impl Journal {
     pub async fn quarantine(&self, source: &str, after: &str, limit: i64) -> Result<Vec<QuarantinedRow>, Error> {
         let sql = "select id, event_id, sequence, reason, detail, received_at, raw from quarantine \
                    where source = $1 and id > $2 order by id limit $3";
-        Ok(
-            with_pool!(self.db(), pool => sqlx::query_as(sql).bind(source).bind(after.replace('\0', "")).bind(limit).fetch_all(pool).await?),
-        )
+        Ok(select!(self.db(), query_as.fetch_all, sql, source, after.replace('\0', ""), limit))
     }
 }
 
@@ -62,16 +60,18 @@ pub(super) async fn insert_quarantined(
 ) -> Result<(), Error> {
     let sql = "insert into quarantine (id, source, event_id, sequence, reason, detail, received_at, raw) \
                values ($1, $2, $3, $4, $5, $6, $7, $8)";
-    with_conn!(conn, c => sqlx::query(sql)
-        .bind(uuid::Uuid::now_v7().to_string())
-        .bind(source)
-        .bind(row.event_id.as_deref())
-        .bind(row.sequence.as_deref())
-        .bind(row.reason)
-        .bind(row.detail.as_str())
-        .bind(now)
-        .bind(row.raw.as_str())
-        .execute(c).await?.rows_affected());
+    execute!(
+        conn,
+        sql,
+        uuid::Uuid::now_v7().to_string(),
+        source,
+        row.event_id.as_deref(),
+        row.sequence.as_deref(),
+        row.reason,
+        row.detail.as_str(),
+        now,
+        row.raw.as_str()
+    );
     Ok(())
 }
 
@@ -83,15 +83,17 @@ pub(super) async fn update(conn: &mut Conn, append: &Append, appended: &Appended
                duplicates = sources.duplicates + excluded.duplicates, changed = sources.changed + excluded.changed, \
                quarantined = sources.quarantined + excluded.quarantined, updated_at = excluded.updated_at";
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    with_conn!(conn, c => sqlx::query(sql)
-        .bind(append.source.as_str())
-        .bind(append.checkpoint.as_deref())
-        .bind(count(appended.journaled))
-        .bind(count(append.withheld))
-        .bind(count(appended.duplicates))
-        .bind(count(appended.changed))
-        .bind(count(append.quarantined.len() as u64 + appended.conflicts))
-        .bind(now)
-        .execute(c).await?.rows_affected());
+    execute!(
+        conn,
+        sql,
+        append.source.as_str(),
+        append.checkpoint.as_deref(),
+        count(appended.journaled),
+        count(append.withheld),
+        count(appended.duplicates),
+        count(appended.changed),
+        count(append.quarantined.len() as u64 + appended.conflicts),
+        now
+    );
     Ok(())
 }

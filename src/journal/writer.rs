@@ -4,7 +4,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::append::{Append, Appended, apply_append};
-use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, with_conn};
+use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
 use super::{Error, deliveries, pages, webhooks};
 use crate::event::Micros;
 use crate::runtime::{Bell, Tasks};
@@ -173,8 +173,7 @@ impl HeadRow {
 
     async fn store(&self, conn: &mut Conn) -> Result<(), Error> {
         let sql = "update journal set position = $1, recorded_at = $2, feed_time = $3 where singleton = 1";
-        with_conn!(conn, c => sqlx::query(sql).bind(self.position).bind(self.recorded_at).bind(self.feed_time)
-            .execute(c).await?.rows_affected());
+        execute!(conn, sql, self.position, self.recorded_at, self.feed_time);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! `GET /sources…`: how the sources are doing, and the rows that could not be mapped. For operators.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Status;
@@ -13,10 +13,8 @@ use crate::event::Micros;
 use crate::journal::Journal;
 use crate::runtime::Clock;
 use crate::web::auth::{Client, Scope};
+use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
-
-const LIMIT_MAX: usize = 200;
-const LIMIT_DEFAULT: usize = 50;
 
 #[derive(Clone)]
 struct Sources {
@@ -87,36 +85,22 @@ async fn show(
     Ok(Json(sources.state(sources.status(&name)?).await?))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Paging {
-    #[serde(default)]
-    after: String,
-    limit: Option<usize>,
-}
-
 async fn quarantine(
     State(sources): State<Sources>,
     Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
-    Query(paging): Query<Paging>,
+    query: Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Problem> {
     client.must(&Scope::Admin)?;
     sources.status(&name)?;
-    let limit = paging.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-    let rows = sources.journal.quarantine(&name, &paging.after, limit as i64).await?;
-    let next = rows
-        .last()
-        .filter(|_| rows.len() == limit)
-        .map(|last| format!("{}/sources/{name}/quarantine?after={}&limit={limit}", sources.public_url, last.id));
-    let items: Vec<Value> = rows
-        .into_iter()
-        .map(|row| {
-            json!({
-                "id": row.id, "eventId": row.event_id, "sequence": row.sequence, "reason": row.reason,
-                "detail": row.detail, "receivedAt": Micros(row.received_at).to_text(), "raw": row.raw,
-            })
+    let paging = Paging::new(query, &[])?;
+    let rows = sources.journal.quarantine(&name, paging.after().unwrap_or_default(), paging.limit as i64).await?;
+    let next = rows.last().filter(|_| rows.len() == paging.limit).map(|last| last.id.clone());
+    let items = rows.into_iter().map(|row| {
+        json!({
+            "id": row.id, "eventId": row.event_id, "sequence": row.sequence, "reason": row.reason,
+            "detail": row.detail, "receivedAt": Micros(row.received_at).to_text(), "raw": row.raw,
         })
-        .collect();
-    Ok(Json(json!({ "items": items, "next": next })))
+    });
+    Ok(paging.page(&format!("{}/sources/{name}/quarantine", sources.public_url), items, next))
 }

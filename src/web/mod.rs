@@ -5,6 +5,7 @@ pub mod html;
 pub mod negotiate;
 pub mod openapi;
 pub mod outgoing;
+pub mod paging;
 pub mod problem;
 
 use std::convert::Infallible;
@@ -31,7 +32,7 @@ use tower_http::compression::CompressionLayer;
 use tracing::Instrument as _;
 
 use auth::{Auth, Client};
-use problem::{Draft, Kind, Problem};
+use problem::{Kind, Problem};
 
 /// Longest time for one answer: a long poll and its reading.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -187,16 +188,18 @@ async fn bounded(answer: impl Future<Output = Result<Response, Infallible>>) -> 
 impl Front {
     /// Makes problems whole, and gives the headers that every answer carries.
     async fn finish(&self, response: &mut Response, id: HeaderValue, instance: &str, is_head: bool) {
-        if let Some(draft) = draft(response).await {
-            let document = draft.document(&self.site.public_url, instance);
+        if let Some(problem) = problem(response).await {
+            let document = problem.document(&self.site.public_url, instance);
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.remove(header::CACHE_CONTROL);
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
             *response.body_mut() = if is_head { Body::empty() } else { Body::from(document) };
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID.clone(), id);
+        // What a room does not say to be kept is not.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
             headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
@@ -232,13 +235,13 @@ impl Front {
 }
 
 /// What is to be told of an error: our own problems, and the framework's refusals, which come as plain text.
-async fn draft(response: &mut Response) -> Option<Draft> {
-    if let Some(draft) = response.extensions_mut().remove::<Draft>() {
-        return Some(draft);
+async fn problem(response: &mut Response) -> Option<Problem> {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        return Some(problem);
     }
     let is_text = |value: &HeaderValue| value.as_bytes().starts_with(b"text/plain");
     let kind = Kind::of_status(response.status())?;
     response.headers().get(header::CONTENT_TYPE).filter(|value| is_text(value))?;
     let body = axum::body::to_bytes(std::mem::take(response.body_mut()), REFUSAL_BYTES_MAX).await.unwrap_or_default();
-    Some(Draft { kind, detail: String::from_utf8_lossy(&body).into_owned() })
+    Some(Problem::new(kind, String::from_utf8_lossy(&body)))
 }

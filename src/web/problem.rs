@@ -83,8 +83,9 @@ impl Kind {
     }
 }
 
-/// An answer that is an error. `web::front` adds `instance` and makes `type` absolute.
-#[derive(Debug)]
+/// An answer that is an error. It stays in the response's extensions until the front door, which alone knows `instance`
+/// and the start of `type`, writes the document.
+#[derive(Clone, Debug)]
 pub struct Problem {
     pub kind: Kind,
     pub detail: String,
@@ -110,22 +111,7 @@ impl Problem {
         let detail = format!("this URL answers to {allow}");
         Self::new(Kind::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
     }
-}
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
-
-/// What the front door needs to finish a problem: kept in the response's extensions until it leaves.
-#[derive(Clone)]
-pub(super) struct Draft {
-    pub kind: Kind,
-    pub detail: String,
-}
-
-impl Draft {
     /// The document. `type` is a URL below `base`; `instance` is the request's path.
     pub(super) fn document(&self, base: &str, instance: &str) -> String {
         let (slug, status, title) = self.kind.table();
@@ -140,17 +126,22 @@ impl Draft {
     }
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.kind.status();
-        let headers = response.headers_mut();
-        headers.extend(self.headers);
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.headers_mut().extend(self.headers.iter().cloned());
         if self.kind == Kind::Unauthenticated {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"postern\""));
+            let challenge = HeaderValue::from_static("Bearer realm=\"postern\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
-        response.extensions_mut().insert(Draft { kind: self.kind, detail: self.detail });
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -75,7 +75,7 @@ pub(super) async fn handle(
 
 fn respond(status: StatusCode, media_type: &str, text: String) -> Response {
     let kind = format!("{media_type}; charset=utf-8");
-    (status, [(header::CONTENT_TYPE, kind.as_str()), (header::CACHE_CONTROL, "no-store")], text).into_response()
+    (status, [(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// The media type of the answer: the older one unless the client names the other.

@@ -12,7 +12,7 @@ use url::Url;
 use super::Shared;
 use super::signature::Signer;
 use crate::event::{Cursor, Entry};
-use crate::web::outgoing;
+use crate::web::outgoing::Refused;
 
 /// The whole call with its answer's body: a receiver that needs longer should take the event and work later.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -36,13 +36,21 @@ pub(super) struct Delivery {
     pub(super) position: i64,
     pub(super) event_id: String,
     pub(super) r#type: String,
+    /// What keeps it in order.
+    pub(super) key: String,
     pub(super) body: Bytes,
 }
 
 impl Delivery {
     pub(super) fn of(entry: &Entry) -> Self {
         let event = &entry.event;
-        Self { position: entry.position, event_id: event.id.clone(), r#type: event.r#type.clone(), body: body(entry) }
+        Self {
+            position: entry.position,
+            event_id: event.id.clone(),
+            r#type: event.r#type.clone(),
+            key: event.key(),
+            body: body(entry),
+        }
     }
 }
 
@@ -73,16 +81,10 @@ pub(super) struct Outcome {
 }
 
 /// Makes the call. Every fault is an outcome.
-pub(super) async fn call(
-    shared: &Shared,
-    receiver: &Receiver,
-    delivery: &Delivery,
-    key: &str,
-    attempt: i64,
-) -> Outcome {
+pub(super) async fn call(shared: &Shared, receiver: &Receiver, delivery: &Delivery, attempt: i64) -> Outcome {
     let mut outcome = Outcome { started_at: shared.clock.now_micros(), ..Outcome::default() };
     let started = tokio::time::Instant::now();
-    let headers = headers(shared, receiver, delivery, key, attempt, outcome.started_at / 1_000_000);
+    let headers = headers(shared, receiver, delivery, attempt, outcome.started_at / 1_000_000);
     let exchange = exchange(shared, receiver, headers, delivery.body.clone(), &mut outcome);
     if tokio::time::timeout(CALL_TIMEOUT, exchange).await.is_err() {
         outcome.error = Some("timeout");
@@ -137,14 +139,7 @@ async fn exchange(shared: &Shared, receiver: &Receiver, headers: HeaderMap, body
     }
 }
 
-fn headers(
-    shared: &Shared,
-    receiver: &Receiver,
-    delivery: &Delivery,
-    key: &str,
-    attempt: i64,
-    timestamp: i64,
-) -> HeaderMap {
+fn headers(shared: &Shared, receiver: &Receiver, delivery: &Delivery, attempt: i64, timestamp: i64) -> HeaderMap {
     let id = webhook_id(&delivery.event_id);
     let signature = receiver.signer.sign(&id, timestamp, &delivery.body);
     let cursor = Cursor::new(shared.journal.id(), delivery.position);
@@ -157,7 +152,7 @@ fn headers(
         (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
         (HeaderName::from_static("webhook-signature"), signature),
         (HeaderName::from_static("webhook-sequence"), delivery.position.to_string()),
-        (HeaderName::from_static("webhook-key"), key.to_owned()),
+        (HeaderName::from_static("webhook-key"), delivery.key.clone()),
         (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
         (HeaderName::from_static("webhook-request-origin"), shared.authority.clone()),
         (header::LINK, via),
@@ -178,11 +173,11 @@ fn webhook_id(event_id: &str) -> String {
 
 /// The class of a call that got no whole answer.
 fn class(error: &reqwest::Error) -> &'static str {
-    if outgoing::refusal(error).is_some() {
-        return "refused_address";
-    }
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(inner) = cause {
+        if inner.is::<Refused>() {
+            return "refused_address";
+        }
         if is_tls(inner) {
             return "tls";
         }

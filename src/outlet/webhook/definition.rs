@@ -66,12 +66,14 @@ impl Definition {
         self.retry.iter().filter_map(|text| parse_duration(text)).collect()
     }
 
-    /// Adds what an owner sees to a representation.
-    pub(super) fn show(&self, into: &mut Map<String, Value>) {
-        if let Ok(Value::Object(own)) = serde_json::to_value(self) {
-            into.extend(own);
-        }
-        into.extend(FIXED.map(|(name, value)| (name.to_owned(), value.into())));
+    /// What an owner sees of it.
+    pub(super) fn shown(&self) -> Map<String, Value> {
+        let mut shown = match serde_json::to_value(self) {
+            Ok(Value::Object(own)) => own,
+            _ => Map::new(),
+        };
+        shown.extend(FIXED.map(|(name, value)| (name.to_owned(), value.into())));
+        shown
     }
 }
 
@@ -215,8 +217,7 @@ mod tests {
         let draft =
             parse(&json!({"url": "https://example.com/x", "filter": {"aggregateTypes": ["Cart"]}, "retry": ["250ms"]}));
         let draft = draft.expect("usable");
-        let mut shown = Map::new();
-        draft.definition.show(&mut shown);
+        let mut shown = draft.definition.shown();
         for (name, value) in [("url", json!("https://example.com/x")), ("status", json!("active")), ("lag", json!(0))] {
             shown.insert(name.to_owned(), value);
         }

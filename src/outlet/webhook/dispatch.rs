@@ -163,10 +163,10 @@ impl Dispatch {
         while let Some(start) = self.lanes.start(self.shared.clock.now_micros()) {
             let (shared, target, stop) = (Arc::clone(&self.shared), Arc::clone(&self.target), self.stop.clone());
             self.calls.push(match start {
-                Start::First(work) => Box::pin(async move {
+                Start::First(delivery) => Box::pin(async move {
                     let Some(_permit) = permit(&shared, &stop).await else { return Done::NotStarted };
-                    let outcome = attempt::call(&shared, &target.receiver, &work.delivery, &work.key, 1).await;
-                    Done::First { work, outcome }
+                    let outcome = attempt::call(&shared, &target.receiver, &delivery, 1).await;
+                    Done::First { delivery, outcome }
                 }),
                 Start::Retry(retry) => Box::pin(async move { call_again(&shared, &target, &stop, retry).await }),
             });
@@ -301,8 +301,8 @@ async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, 
         return Done::Put { again_at: later(shared), key: retry.key };
     };
     let attempt = attempt_of(&delivery, retry.position, retry.attempts);
-    let outcome = attempt::call(shared, &target.receiver, &delivery, &retry.key, attempt).await;
-    Done::Retry { key: retry.key, delivery, outcome }
+    let outcome = attempt::call(shared, &target.receiver, &delivery, attempt).await;
+    Done::Retry { delivery, outcome }
 }
 
 /// What a key's turn is about: its first event from its row's position on, with the frozen bytes if it is the one that
@@ -318,10 +318,10 @@ async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<
         let page = shared.journal.read(&selection, range, 1, Payload::With).await?;
         let Some(entry) = page.entries.first() else { return Ok(None) };
         after = entry.position;
-        if entry.event.key() != *key {
+        let mut delivery = Delivery::of(entry);
+        if delivery.key != *key {
             continue;
         }
-        let mut delivery = Delivery::of(entry);
         if was_tried
             && entry.position == *position
             && let Some(body) = shared.journal.frozen_body(&target.row.id, key).await?

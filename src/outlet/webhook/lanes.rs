@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::attempt::{Delivery, Outcome, wait_after};
-use super::turn::{Done, Retry, Start, Work, attempt_of};
+use super::turn::{Done, Retry, Start, attempt_of};
 use crate::event::Entry;
 use crate::journal::deliveries::{AttemptRow, Checkpoint, DeliveryRow};
 use crate::journal::webhooks::WebhookRow;
@@ -53,9 +53,9 @@ pub(super) struct Lanes {
     concurrency: usize,
     read_to: i64,
     window: VecDeque<Slot>,
-    ready: VecDeque<Work>,
+    ready: VecDeque<Delivery>,
     /// Keys with a first try ready or in flight, and what waits behind it.
-    busy: HashMap<String, VecDeque<Work>>,
+    busy: HashMap<String, VecDeque<Delivery>>,
     held: usize,
     parked: HashMap<String, Parked>,
     due: BTreeSet<(i64, String)>,
@@ -122,20 +122,19 @@ impl Lanes {
     /// Takes what was read after the last one; everything up to `covered` was looked at.
     pub(super) fn take(&mut self, entries: Vec<Entry>, covered: i64) {
         for entry in entries {
-            let (key, position) = (entry.event.key(), entry.position);
-            let behind = self.parked.get_mut(&key);
+            let (delivery, position) = (Delivery::of(&entry), entry.position);
+            let behind = self.parked.get_mut(&delivery.key);
             self.window.push_back(Slot { position, settled: behind.is_some() });
             if let Some(parked) = behind {
                 parked.last_follower = position;
                 continue;
             }
             self.held += 1;
-            let work = Work { delivery: Delivery::of(&entry), key };
-            match self.busy.get_mut(&work.key) {
-                Some(queue) => queue.push_back(work),
+            match self.busy.get_mut(&delivery.key) {
+                Some(queue) => queue.push_back(delivery),
                 None => {
-                    self.busy.insert(work.key.clone(), VecDeque::new());
-                    self.ready.push_back(work);
+                    self.busy.insert(delivery.key.clone(), VecDeque::new());
+                    self.ready.push_back(delivery);
                 }
             }
         }
@@ -163,10 +162,10 @@ impl Lanes {
             let (position, attempts) = (row.position, row.attempts);
             return Some(Start::Retry(Retry { key, position, attempts, through: self.read_to }));
         }
-        let work = if first_possible { self.ready.pop_front()? } else { return None };
+        let delivery = if first_possible { self.ready.pop_front()? } else { return None };
         self.first_in_flight += 1;
         self.retried_last = false;
-        Some(Start::First(work))
+        Some(Start::First(delivery))
     }
 
     /// When a parked key that is not due yet will be.
@@ -177,28 +176,28 @@ impl Lanes {
     /// Takes what became of a call.
     pub(super) fn settle(&mut self, done: Done, now: i64) {
         match done {
-            Done::First { work: Work { key, delivery }, outcome } => {
+            Done::First { delivery, outcome } => {
                 self.first_in_flight -= 1;
                 self.log(&delivery, 1, &outcome);
-                let position = delivery.position;
-                self.settle_slot(position);
+                self.settle_slot(delivery.position);
                 if outcome.error.is_some() {
-                    self.fail(&key, delivery, 1, &outcome, now);
+                    let key = delivery.key.clone();
+                    self.fail(delivery, 1, &outcome, now);
                     self.pass_followers(&key);
                 } else {
-                    self.release(&key);
+                    self.release(&delivery.key);
                 }
             }
-            Done::Retry { key, delivery, outcome } => {
+            Done::Retry { delivery, outcome } => {
                 self.retries_in_flight -= 1;
-                self.probes.remove(&key);
-                let row = &self.parked[&key].row;
+                self.probes.remove(&delivery.key);
+                let row = &self.parked[&delivery.key].row;
                 let attempt = attempt_of(&delivery, row.position, row.attempts);
                 self.log(&delivery, attempt, &outcome);
                 if outcome.error.is_some() {
-                    self.fail(&key, delivery, attempt, &outcome, now);
+                    self.fail(delivery, attempt, &outcome, now);
                 } else {
-                    self.go_on(&key, delivery.position + 1, now, 0);
+                    self.go_on(delivery.key, delivery.position + 1, now, 0);
                 }
             }
             Done::NoneLeft { key, through } => {
@@ -206,7 +205,7 @@ impl Lanes {
                 self.probes.remove(&key);
                 let parked = &self.parked[&key];
                 if parked.last_follower > through {
-                    self.go_on(&key, through + 1, now, 0);
+                    self.go_on(key, through + 1, now, 0);
                 } else if parked.row.position - 1 > self.cursor() {
                     // Without the row a crash would repeat what of the key lies between.
                     self.put(key, now + LOOK_AGAIN_MICROS);
@@ -305,7 +304,7 @@ impl Lanes {
     }
 
     /// Parks the key at this event, or behind it if the event is dead.
-    fn fail(&mut self, key: &str, delivery: Delivery, attempts: i64, outcome: &Outcome, now: i64) {
+    fn fail(&mut self, delivery: Delivery, attempts: i64, outcome: &Outcome, now: i64) {
         let gone = outcome.status == Some(410);
         let wait = if gone { Some(Duration::ZERO) } else { wait_after(&self.schedule, attempts, outcome.retry_after) };
         let next = wait.map(|wait| now.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)));
@@ -315,7 +314,7 @@ impl Lanes {
         }
         let row = DeliveryRow {
             position: delivery.position,
-            key: key.to_owned(),
+            key: delivery.key,
             event_id: Some(delivery.event_id),
             r#type: Some(delivery.r#type),
             attempts,
@@ -325,9 +324,11 @@ impl Lanes {
             last_error: outcome.error.map(str::to_owned),
             // Kept from the first failure on: later attempts read it from the row.
             body: (attempts == 1).then(|| delivery.body.to_vec()),
+            ..DeliveryRow::default()
         };
-        let (position, saved) = (row.position, self.snapshots + 1);
+        let saved = self.snapshots + 1;
         if next.is_none() {
+            let (key, position) = (row.key.clone(), row.position);
             self.dead.push(row);
             self.go_on(key, position + 1, now, saved);
         } else {
@@ -336,8 +337,7 @@ impl Lanes {
     }
 
     /// The key's row now says to go on from `position`, once the given checkpoint is saved.
-    fn go_on(&mut self, key: &str, position: i64, now: i64, waits_for: u64) {
-        let key = key.to_owned();
+    fn go_on(&mut self, key: String, position: i64, now: i64, waits_for: u64) {
         self.park(DeliveryRow { position, key, next_attempt_at: Some(now), ..DeliveryRow::default() }, waits_for);
     }
 
@@ -368,8 +368,7 @@ impl Lanes {
 
     /// What waited behind a first try that failed now stands behind its row.
     fn pass_followers(&mut self, key: &str) {
-        for follower in self.busy.remove(key).unwrap_or_default() {
-            let position = follower.delivery.position;
+        for Delivery { position, .. } in self.busy.remove(key).unwrap_or_default() {
             self.settle_slot(position);
             if let Some(parked) = self.parked.get_mut(key) {
                 parked.last_follower = position;

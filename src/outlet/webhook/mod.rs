@@ -23,12 +23,12 @@ mod supervisor;
 mod turn;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::http::HeaderValue;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -39,6 +39,7 @@ use crate::journal::webhooks::WebhookRow;
 use crate::journal::{self, Journal};
 use crate::runtime::{Bell, Clock, Tasks};
 use crate::web::Site;
+use crate::web::auth::Auth;
 use crate::web::outgoing::{Outgoing, is_loopback};
 use definition::Definition;
 use seal::Sealer;
@@ -96,14 +97,9 @@ pub enum Error {
     KeyLost { path: String },
     #[error("secrets of webhooks in this journal were sealed with another key than the one in {named}")]
     OtherKey { named: String },
-    #[error("`server.public_url` and `server.authority` must be texts that a header can carry")]
-    Site,
     #[error(transparent)]
     Journal(#[from] journal::Error),
 }
-
-/// What a client may see, by its name; nothing for a name that is not configured.
-type Visibility = Box<dyn Fn(&str) -> Option<Selection> + Send + Sync>;
 
 /// The webhooks of a gateway. Cheap to clone.
 #[derive(Clone)]
@@ -117,7 +113,7 @@ struct Shared {
     clock: Clock,
     public_url: String,
     authority: String,
-    visibility: Visibility,
+    auth: Auth,
     sealer: Sealer,
     consent: Consent,
     /// Rung when a webhook was registered, changed or removed, or a dispatch ended.
@@ -127,9 +123,20 @@ struct Shared {
     calls: Semaphore,
 }
 
-/// Where a key is made if none is given; nothing with PostgreSQL.
-fn key_file_beside(journal_url: &str) -> Option<PathBuf> {
-    Some(journal::sqlite_path(journal_url)?.with_file_name("postern.key"))
+/// The sealing key, if it exists, and what it is called: a key of the configuration or a file. With a SQLite journal it
+/// is a file beside it if nothing else is said.
+fn configured_key(config: &Config, journal_url: &str) -> Result<(Option<Sealer>, String), Error> {
+    let beside = journal::sqlite_path(journal_url).map(|path| path.with_file_name("postern.key"));
+    let may_be_made = beside.is_some();
+    match (&config.sealing_key, config.sealing_key_file.clone().or(beside)) {
+        (Some(_), _) if config.sealing_key_file.is_some() => Err(Error::TwoKeys),
+        (Some(text), _) => Ok((Some(Sealer::parse(text, "`sealing_key`")?), "`webhooks.sealing_key`".to_owned())),
+        (None, Some(file)) => match Sealer::read(&file)? {
+            None if !may_be_made => Err(Error::NoKey),
+            sealer => Ok((sealer, file.display().to_string())),
+        },
+        (None, None) => Err(Error::NoKey),
+    }
 }
 
 /// Checks the sealing key as far as it can be without the journal.
@@ -137,40 +144,22 @@ fn key_file_beside(journal_url: &str) -> Option<PathBuf> {
 /// # Errors
 /// A key that is missing, given twice or no key.
 pub fn check(config: &Config, journal_url: &str) -> Result<(), Error> {
-    match (&config.sealing_key, &config.sealing_key_file) {
-        (Some(_), Some(_)) => return Err(Error::TwoKeys),
-        (Some(text), None) => _ = Sealer::parse(text, "`sealing_key`")?,
-        (None, Some(file)) => _ = Sealer::read(file)?,
-        (None, None) if key_file_beside(journal_url).is_none() => return Err(Error::NoKey),
-        (None, None) => {}
-    }
-    Ok(())
+    configured_key(config, journal_url).map(|_| ())
 }
 
-async fn find_key(config: &Config, default_file: Option<PathBuf>, journal: &Journal) -> Result<Sealer, Error> {
-    let may_create = default_file.is_some();
+async fn find_key(config: &Config, journal_url: &str, journal: &Journal) -> Result<Sealer, Error> {
     let sealed = journal.webhooks(None, "", 1).await?.into_iter().next();
-    let (sealer, named) = match (&config.sealing_key, config.sealing_key_file.clone().or(default_file)) {
-        (Some(_), _) if config.sealing_key_file.is_some() => return Err(Error::TwoKeys),
-        (Some(text), _) => (Sealer::parse(text, "`sealing_key`")?, "`webhooks.sealing_key`".to_owned()),
-        (None, None) => return Err(Error::NoKey),
-        (None, Some(file)) => {
-            let path = file.display().to_string();
-            let sealer = match Sealer::read(&file)? {
-                Some(sealer) => sealer,
-                None if sealed.is_some() => return Err(Error::KeyLost { path }),
-                None if !may_create => return Err(Error::NoKey),
-                None => {
-                    info!(key.file = %path, "made a sealing key in {path}; keep it with the journal's backups");
-                    Sealer::create(&file)?
-                }
-            };
-            (sealer, path)
+    match (configured_key(config, journal_url)?, sealed) {
+        ((Some(sealer), named), Some(row)) => match sealer.unseal(&row.secrets, &row.id) {
+            Some(_) => Ok(sealer),
+            None => Err(Error::OtherKey { named }),
+        },
+        ((Some(sealer), _), None) => Ok(sealer),
+        ((None, path), Some(_)) => Err(Error::KeyLost { path }),
+        ((None, path), None) => {
+            info!(key.file = %path, "made a sealing key in {path}; keep it with the journal's backups");
+            Ok(Sealer::create(Path::new(&path))?)
         }
-    };
-    match sealed {
-        Some(row) if sealer.unseal(&row.secrets, &row.id).is_none() => Err(Error::OtherKey { named }),
-        _ => Ok(sealer),
     }
 }
 
@@ -192,19 +181,16 @@ impl Webhooks {
         outgoing: Outgoing,
         site: &Site,
         clock: Clock,
-        visibility: impl Fn(&str) -> Option<Selection> + Send + Sync + 'static,
+        auth: Auth,
     ) -> Result<Self, Error> {
-        for text in [&site.public_url, &site.authority] {
-            HeaderValue::from_str(text).map_err(|_| Error::Site)?;
-        }
         let shared = Shared {
-            sealer: find_key(config, key_file_beside(journal_url), &journal).await?,
+            sealer: find_key(config, journal_url, &journal).await?,
             journal,
             outgoing,
             clock,
             public_url: site.public_url.clone(),
             authority: site.authority.clone(),
-            visibility: Box::new(visibility),
+            auth,
             consent: config.consent,
             changed: Bell::default(),
             stops: Mutex::default(),
@@ -234,7 +220,7 @@ impl Shared {
 
     /// What a webhook gets: its filter, within what its owner may see. Nothing for an owner that is gone.
     fn selection(&self, row: &WebhookRow, definition: &Definition) -> Option<Selection> {
-        let visible = (self.visibility)(&row.owner)?;
+        let visible = self.auth.visibility(&row.owner)?;
         Some(visible.and(&definition.filter))
     }
 
@@ -244,13 +230,8 @@ impl Shared {
     }
 
     fn unseal_secret(&self, row: &WebhookRow) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Kept {
-            secret: String,
-        }
-        let text = self.sealer.unseal(&row.secrets, &row.id)?;
-        let kept: Vec<Kept> = serde_json::from_str(&text).ok()?;
-        kept.into_iter().next().map(|kept| kept.secret)
+        let kept: Value = serde_json::from_str(&self.sealer.unseal(&row.secrets, &row.id)?).ok()?;
+        kept[0]["secret"].as_str().map(str::to_owned)
     }
 }
 
@@ -287,17 +268,19 @@ mod tests {
         let url = format!("sqlite://{}", dir.path().join("journal.db").display());
         let config = journal::Config { url: url.clone() };
         let journal = Journal::open(&config, &Clock::system(), &Tasks::default()).await.expect("a journal");
-        let (none, file) = (Config::default(), key_file_beside(&url).expect("a file beside"));
-        assert!(matches!(find_key(&none, None, &journal).await, Err(Error::NoKey)));
-        let sealer = find_key(&none, Some(file.clone()), &journal).await.expect("made");
-        assert!(file.ends_with("postern.key") && file.exists());
+        let (none, file) = (Config::default(), dir.path().join("postern.key"));
+        assert!(matches!(find_key(&none, "postgres://db/x", &journal).await, Err(Error::NoKey)));
+        let elsewhere = Config { sealing_key_file: Some(file.clone()), ..Config::default() };
+        assert!(matches!(check(&elsewhere, "postgres://db/x"), Err(Error::NoKey)), "all processes must share it");
+        let sealer = find_key(&none, &url, &journal).await.expect("made");
+        assert!(file.exists());
         journal.change_webhook(Change::Create(Box::new(row(&sealer)))).await.expect("stored");
-        assert!(find_key(&none, Some(file.clone()), &journal).await.is_ok());
+        assert!(find_key(&none, &url, &journal).await.is_ok());
         std::fs::remove_file(&file).expect("removed");
-        assert!(matches!(find_key(&none, Some(file.clone()), &journal).await, Err(Error::KeyLost { .. })));
+        assert!(matches!(find_key(&none, &url, &journal).await, Err(Error::KeyLost { .. })));
         assert!(!file.exists(), "a new key would hide the loss");
         let other = Config { sealing_key: Some(format!("{}=", "A".repeat(43))), ..Config::default() };
-        assert!(matches!(find_key(&other, None, &journal).await, Err(Error::OtherKey { .. })));
+        assert!(matches!(find_key(&other, &url, &journal).await, Err(Error::OtherKey { .. })));
         assert!(!format!("{other:?}").contains("AAA"));
     }
 }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use url::Url;
 
 use super::definition::{Draft, From};
@@ -21,11 +21,10 @@ use crate::journal::Error;
 use crate::journal::webhooks::{Change, Status, WebhookRow};
 use crate::web::auth::{Client, Scope};
 use crate::web::outgoing::Refused;
+use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
 
 const BODY_BYTES_MAX: usize = 64 * 1024;
-const LIMIT_DEFAULT: usize = 50;
-const LIMIT_MAX: usize = 200;
 const COMMANDS: &str = "Pause, Resume";
 static COMMAND: HeaderName = HeaderName::from_static("command");
 const CONSENT_REASON: &str = "the receiver has to agree first, and this version can't ask it yet; nothing is sent, nothing is lost. \
@@ -75,7 +74,7 @@ async fn create(
     shared.changed(&row.id);
     let mut shown = represent(&shared, &row).await?;
     // The only time that it is shown.
-    shown.insert("secret".to_owned(), secret.into());
+    shown["secret"] = secret.into();
     let location = format!("{}/webhooks/{}", shared.public_url, row.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], entity(&row, shown)).into_response())
 }
@@ -83,41 +82,29 @@ async fn create(
 async fn list(
     State(shared): State<Arc<Shared>>,
     Extension(client): Extension<Arc<Client>>,
-    Query(query): Query<HashMap<String, String>>,
+    query: Query<HashMap<String, String>>,
 ) -> Shown {
     client.must(&Scope::Webhooks)?;
-    known_parameters(&query, &["status", "after", "limit"])?;
-    let limit = limit(&query)?;
-    let status = query.get("status");
-    if let Some(status) =
-        status.filter(|text| !["pending", "active", "failing", "paused", "disabled"].contains(&text.as_str()))
-    {
-        let detail = format!("`status={status}` is unknown; known are pending, active, failing, paused, disabled");
-        return Err(Problem::new(Kind::BadRequest, detail));
-    }
+    let paging = Paging::new(query, &["pending", "active", "failing", "paused", "disabled"])?;
     let owner = (!client.may(&Scope::Admin)).then_some(client.name.as_str());
-    let mut after = query.get("after").cloned().unwrap_or_default();
+    let mut after = paging.after().unwrap_or_default().to_owned();
     let mut found = Vec::new();
     // One more than asked for tells whether there is a next page.
-    while found.len() <= limit {
+    while found.len() <= paging.limit {
         let page = shared.journal.webhooks(owner, &after, 200).await?;
         let Some(last) = page.last() else { break };
         after.clone_from(&last.id);
-        found.extend(
-            page.into_iter().filter(|row| status.is_none_or(|wanted| shown_status(&shared, row).0 == wanted.as_str())),
-        );
+        let wanted = |row: &WebhookRow| paging.status().is_none_or(|wanted| shown_status(&shared, row).0 == wanted);
+        found.extend(page.into_iter().filter(wanted));
     }
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|row| {
-        let status = status.map_or(String::new(), |status| format!("&status={status}"));
-        format!("{}/webhooks?after={}&limit={limit}{status}", shared.public_url, row.id)
-    });
+    let more = found.len() > paging.limit;
+    found.truncate(paging.limit);
     let mut items = Vec::with_capacity(found.len());
     for row in &found {
-        items.push(Value::Object(represent(&shared, row).await?));
+        items.push(represent(&shared, row).await?);
     }
-    Ok(no_store(Json(json!({ "items": items, "next": next }))))
+    let next = found.last().filter(|_| more).map(|row| &row.id);
+    Ok(paging.page(&format!("{}/webhooks", shared.public_url), items, next).into_response())
 }
 
 async fn show(
@@ -140,20 +127,29 @@ async fn put(
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
     check_precondition(&headers, &row)?;
-    match headers.get(&COMMAND).map(|value| value.to_str().unwrap_or_default()) {
+    let row = match headers.get(&COMMAND).map(|value| value.to_str().unwrap_or_default()) {
         None => replace(&shared, row, &json_body(&headers, body)?).await?,
-        Some("Pause") => set_status(&shared, row, Status::Paused, Some("paused by its owner".to_owned())).await?,
-        Some("Resume") => resume(&shared, row).await?,
+        Some("Pause") => {
+            let (status, status_reason) = (Status::Paused, Some("paused by its owner".to_owned()));
+            update(&shared, WebhookRow { status, status_reason, ..row }).await?
+        }
+        Some("Resume") if row.status == Status::Active => row,
+        Some("Resume") => {
+            let url = row.url.parse();
+            let url =
+                url.map_err(|_| Problem::new(Kind::Conflict, "the stored URL can't be used; replace it first"))?;
+            let (status, status_reason) = first_status(&shared, &url);
+            update(&shared, WebhookRow { status, status_reason, ..row }).await?
+        }
         Some(other) => {
             return Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}")));
         }
-    }
-    let row = own(&shared, &client, &id).await?;
+    };
     let shown = represent(&shared, &row).await?;
     Ok(entity(&row, shown))
 }
 
-async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<(), Problem> {
+async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<WebhookRow, Problem> {
     let draft = Draft::parse(body)?;
     check_address(shared, &draft.url).await?;
     let url = draft.url.to_string();
@@ -163,46 +159,23 @@ async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<(), Pr
         Status::Active if url == old.url => (old.status, old.status_reason.clone()),
         Status::Active | Status::Pending => first_status(shared, &draft.url),
     };
-    let (id, read_at, updated_at) = (old.id.clone(), old.updated_at, after(&old, shared));
     let secrets = match &draft.secret {
         Some(secret) => shared.seal_secret(secret, &old.id),
         None => old.secrets,
     };
-    let row = WebhookRow {
-        revision: old.revision + 1,
-        url,
-        definition: to_json(&draft.definition),
-        secrets,
-        status,
-        status_reason,
-        updated_at,
-        ..old
-    };
-    shared.journal.change_webhook(Change::Replace { row: Box::new(row), read_at }).await?;
-    shared.changed(&id);
-    Ok(())
+    let (revision, definition) = (old.revision + 1, to_json(&draft.definition));
+    update(shared, WebhookRow { revision, url, definition, secrets, status, status_reason, ..old }).await
 }
 
-/// Now, and later than the last change: the time of a change tells whether there was another one.
-fn after(row: &WebhookRow, shared: &Shared) -> i64 {
-    shared.clock.now_micros().max(row.updated_at + 1)
-}
-
-async fn set_status(shared: &Shared, row: WebhookRow, status: Status, reason: Option<String>) -> Result<(), Problem> {
-    let (id, now, read_at) = (row.id.clone(), after(&row, shared), row.updated_at);
-    shared.journal.change_webhook(Change::SetStatus { id, status, reason, now, read_at }).await?;
+/// Stores an edit, unless there was another one meanwhile.
+async fn update(shared: &Shared, mut row: WebhookRow) -> Result<WebhookRow, Problem> {
+    let read_at = row.updated_at;
+    // Later than the last change: its time tells whether there was another one.
+    row.updated_at = shared.clock.now_micros().max(read_at + 1);
+    row.failing_since = None;
+    shared.journal.change_webhook(Change::Update { row: Box::new(row.clone()), read_at }).await?;
     shared.changed(&row.id);
-    Ok(())
-}
-
-async fn resume(shared: &Shared, row: WebhookRow) -> Result<(), Problem> {
-    if row.status == Status::Active {
-        return Ok(());
-    }
-    let url =
-        row.url.parse().map_err(|_| Problem::new(Kind::Conflict, "the stored URL can't be used; replace it first"))?;
-    let (status, reason) = first_status(shared, &url);
-    set_status(shared, row, status, reason).await
+    Ok(row)
 }
 
 async fn delete(
@@ -225,28 +198,6 @@ pub(super) async fn own(shared: &Shared, client: &Client, id: &str) -> Result<We
     let row = shared.journal.webhook(id).await?;
     row.filter(|row| row.owner == client.name || client.may(&Scope::Admin))
         .ok_or_else(|| Problem::new(Kind::NotFound, "there is no such webhook of yours; GET /webhooks lists them"))
-}
-
-/// Refuses parameters that nobody reads: a misspelt one would silently do nothing.
-pub(super) fn known_parameters(query: &HashMap<String, String>, known: &[&str]) -> Result<(), Problem> {
-    match query.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => {
-            Err(Problem::new(Kind::BadRequest, format!("unknown parameter `{name}`; known are {}", known.join(", "))))
-        }
-        None => Ok(()),
-    }
-}
-
-pub(super) fn limit(query: &HashMap<String, String>) -> Result<usize, Problem> {
-    let Some(text) = query.get("limit") else { return Ok(LIMIT_DEFAULT) };
-    let number = text.parse().ok().filter(|limit| *limit >= 1);
-    number.map(|limit: usize| limit.min(LIMIT_MAX)).ok_or_else(|| {
-        Problem::new(Kind::BadRequest, "`limit` must be a whole number from 1 to 200, such as ?limit=50")
-    })
-}
-
-pub(super) fn no_store(answer: impl IntoResponse) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], answer).into_response()
 }
 
 fn no_command(headers: &HeaderMap) -> Result<(), Problem> {
@@ -329,13 +280,13 @@ fn check_precondition(headers: &HeaderMap, row: &WebhookRow) -> Result<(), Probl
     }
 }
 
-fn entity(row: &WebhookRow, shown: Map<String, Value>) -> Response {
-    no_store(([(header::ETAG, etag(row))], Json(Value::Object(shown))))
+fn entity(row: &WebhookRow, shown: Value) -> Response {
+    ([(header::ETAG, etag(row))], Json(shown)).into_response()
 }
 
 /// What an owner is told: failing is active with a failure since the last success.
 fn shown_status(shared: &Shared, row: &WebhookRow) -> (&'static str, Option<String>) {
-    if row.status == Status::Active && (shared.visibility)(&row.owner).is_none() {
+    if row.status == Status::Active && shared.auth.visibility(&row.owner).is_none() {
         let reason =
             format!("its owner `{}` is no client of this gateway any more; it goes on if it is one again", row.owner);
         return ("paused", Some(reason));
@@ -346,27 +297,27 @@ fn shown_status(shared: &Shared, row: &WebhookRow) -> (&'static str, Option<Stri
     }
 }
 
-async fn represent(shared: &Shared, row: &WebhookRow) -> Result<Map<String, Value>, Problem> {
+async fn represent(shared: &Shared, row: &WebhookRow) -> Result<Value, Problem> {
     let head = shared.journal.head().await?;
     let (undelivered, first_failing) = shared.journal.exceptions_summary(&row.id).await?;
     let cursor = |position: i64| Cursor::new(shared.journal.id(), position).to_string();
     let (status, status_reason) = shown_status(shared, row);
     let through = first_failing.map_or(row.cursor, |failing| row.cursor.min(failing - 1));
-    let mut shown = Map::new();
-    shown.insert("id".to_owned(), row.id.clone().into());
-    shown.insert("url".to_owned(), row.url.clone().into());
-    definition_of(row).show(&mut shown);
-    let progress = [
-        ("owner", row.owner.clone().into()),
-        ("status", status.into()),
-        ("statusReason", status_reason.into()),
-        ("cursor", cursor(row.cursor).into()),
-        ("lag", (head.position - row.cursor).max(0).into()),
-        ("undelivered", undelivered.into()),
-        ("deliveredThrough", cursor(through).into()),
-        ("createdAt", Micros(row.created_at).to_text().into()),
-        ("updatedAt", Micros(row.updated_at).to_text().into()),
-    ];
-    shown.extend(progress.map(|(name, value): (&str, Value)| (name.to_owned(), value)));
+    let mut shown = json!({
+        "id": row.id,
+        "url": row.url,
+        "owner": row.owner,
+        "status": status,
+        "statusReason": status_reason,
+        "cursor": cursor(row.cursor),
+        "lag": (head.position - row.cursor).max(0),
+        "undelivered": undelivered,
+        "deliveredThrough": cursor(through),
+        "createdAt": Micros(row.created_at).to_text(),
+        "updatedAt": Micros(row.updated_at).to_text(),
+    });
+    for (name, value) in definition_of(row).shown() {
+        shown[name] = value;
+    }
     Ok(shown)
 }

@@ -3,13 +3,6 @@
 
 use super::attempt::{Delivery, Outcome};
 
-/// An event with the key that keeps it in order.
-#[derive(Debug)]
-pub(super) struct Work {
-    pub(super) key: String,
-    pub(super) delivery: Delivery,
-}
-
 /// A key's turn in the retry lane: the bytes of its row if it was tried before, else the next event of the key.
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -28,7 +21,7 @@ pub(super) fn attempt_of(delivery: &Delivery, position: i64, attempts: i64) -> i
 
 #[derive(Debug)]
 pub(super) enum Start {
-    First(Work),
+    First(Delivery),
     Retry(Retry),
 }
 
@@ -36,11 +29,10 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) enum Done {
     First {
-        work: Work,
+        delivery: Delivery,
         outcome: Outcome,
     },
     Retry {
-        key: String,
         delivery: Delivery,
         outcome: Outcome,
     },

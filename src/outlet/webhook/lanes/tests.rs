@@ -100,9 +100,9 @@ fn answer(start: Start, chance: &mut Chance, now: i64, calls: &mut Calls) -> Don
         Outcome { started_at: now, error: fails.then_some("status"), ..Outcome::default() }
     };
     match start {
-        Start::First(work) => {
-            let outcome = outcome(&work.delivery, 1);
-            Done::First { work, outcome }
+        Start::First(delivery) => {
+            let outcome = outcome(&delivery, 1);
+            Done::First { delivery, outcome }
         }
         Start::Retry(retry) => {
             let next = (retry.position..=retry.through).find(|position| entry(*position).event.key() == retry.key);
@@ -110,7 +110,7 @@ fn answer(start: Start, chance: &mut Chance, now: i64, calls: &mut Calls) -> Don
                 Some(position) => {
                     let delivery = Delivery::of(&entry(position));
                     let outcome = outcome(&delivery, retry.attempts + 1);
-                    Done::Retry { key: retry.key, delivery, outcome }
+                    Done::Retry { delivery, outcome }
                 }
                 None => Done::NoneLeft { key: retry.key, through: retry.through },
             }
@@ -188,9 +188,9 @@ fn everything_arrives_or_is_dead_and_each_key_in_order_through_failures_and_kill
 fn healthy_deliveries_leave_no_rows_and_one_call_each() {
     let mut lanes = Lanes::new(&webhook(), Vec::new(), Vec::new(), 4);
     lanes.take((1..=20).map(entry).collect(), 25);
-    while let Some(Start::First(work)) = lanes.start(0) {
-        assert!(lanes.cursor() < work.delivery.position);
-        lanes.settle(Done::First { work, outcome: Outcome::default() }, 0);
+    while let Some(Start::First(delivery)) = lanes.start(0) {
+        assert!(lanes.cursor() < delivery.position);
+        lanes.settle(Done::First { delivery, outcome: Outcome::default() }, 0);
     }
     let checkpoint = lanes.snapshot("w");
     assert_eq!((checkpoint.cursor, checkpoint.attempts.len()), (25, 20));
@@ -202,11 +202,11 @@ fn a_failing_key_does_not_hold_the_others() {
     let mut lanes = Lanes::new(&webhook(), Vec::new(), vec![Duration::from_secs(5)], 2);
     lanes.take((1..=EVENTS / 2).map(entry).collect(), EVENTS / 2);
     let mut calls = 0;
-    while let Some(Start::First(work)) = lanes.start(0) {
+    while let Some(Start::First(delivery)) = lanes.start(0) {
         calls += 1;
-        let fails = work.delivery.position % KEYS == 1;
+        let fails = delivery.position % KEYS == 1;
         lanes.settle(
-            Done::First { work, outcome: Outcome { error: fails.then_some("status"), ..Outcome::default() } },
+            Done::First { delivery, outcome: Outcome { error: fails.then_some("status"), ..Outcome::default() } },
             0,
         );
     }
@@ -220,9 +220,9 @@ fn a_failing_key_does_not_hold_the_others() {
 fn a_410_disables_and_is_tried_alone_first_after_resume() {
     let mut lanes = Lanes::new(&webhook(), Vec::new(), Vec::new(), 4);
     lanes.take((1..=5).map(entry).collect(), 5);
-    let Some(Start::First(work)) = lanes.start(0) else { panic!("a first try") };
+    let Some(Start::First(delivery)) = lanes.start(0) else { panic!("a first try") };
     let outcome = Outcome { status: Some(410), error: Some("status"), ..Outcome::default() };
-    lanes.settle(Done::First { work, outcome }, 0);
+    lanes.settle(Done::First { delivery, outcome }, 0);
     assert!(lanes.is_disabled());
     let checkpoint = lanes.snapshot("w");
     assert!(checkpoint.disabled.is_some_and(|reason| reason.contains("e1")));
@@ -233,7 +233,7 @@ fn a_410_disables_and_is_tried_alone_first_after_resume() {
     let Some(Start::Retry(retry)) = resumed.start(1) else { panic!("the refused one first") };
     assert_eq!((retry.position, retry.attempts), (1, 1));
     assert!(resumed.start(1).is_none(), "and alone");
-    resumed.settle(Done::Retry { key: retry.key, delivery: Delivery::of(&entry(1)), outcome: Outcome::default() }, 1);
+    resumed.settle(Done::Retry { delivery: Delivery::of(&entry(1)), outcome: Outcome::default() }, 1);
     assert!(matches!(resumed.start(1), Some(Start::Retry(_) | Start::First(_))));
 }
 
@@ -245,9 +245,9 @@ fn at_a_thousand_failing_keys_the_cursor_stands_still() {
         let mut page: Vec<Entry> = (after + 1..=last).map(entry).collect();
         page.iter_mut().for_each(|entry| entry.event.aggregate_id = entry.position.to_string());
         lanes.take(page, last);
-        while let Some(Start::First(work)) = lanes.start(0) {
+        while let Some(Start::First(delivery)) = lanes.start(0) {
             let outcome = Outcome { error: Some("connect"), ..Outcome::default() };
-            lanes.settle(Done::First { work, outcome }, 0);
+            lanes.settle(Done::First { delivery, outcome }, 0);
             if lanes.unsaved() > 500 {
                 lanes.snapshot("w");
                 lanes.saved();
