@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -121,6 +122,14 @@ impl Bell {
     pub async fn rung(&mut self, timer: Duration) {
         let _ = tokio::time::timeout(timer, self.heard.changed()).await;
     }
+}
+
+/// Waits for a future that may not be there; then it is gone.
+pub async fn ready<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    let Some(running) = future else { return std::future::pending().await };
+    let output = running.await;
+    *future = None;
+    output
 }
 
 /// Growing waits between attempts of one thing.

@@ -23,7 +23,7 @@ pub struct Report {
     pub withheld: usize,
     /// Rows that can't be mapped: faults.
     pub quarantined: usize,
-    pub guarantees: Vec<&'static str>,
+    pub guarantees: Vec<String>,
     pub warnings: Vec<String>,
 }
 
@@ -43,9 +43,10 @@ pub async fn check(config: &Config, catalogue: &Catalogue) -> Result<Report, Err
 async fn examine<S: Source>(config: &Config, catalogue: &Catalogue) -> Result<Report, Error> {
     let mut source = S::open(config).await?;
     let (first, newest) = (source.tail(i64::MIN, SAMPLES).await?, source.newest(SAMPLES).await?);
+    let is_swept = source.sweep(None, Vec::new(), 0).await?.is_some();
     let mut report = Report {
         place: format!("table `{}` of {}", config.table, redacted(&config.url)),
-        guarantees: guarantees(config),
+        guarantees: guarantees(config, is_swept),
         warnings: source.warnings().await?,
         ..Report::default()
     };
@@ -66,21 +67,27 @@ async fn examine<S: Source>(config: &Config, catalogue: &Catalogue) -> Result<Re
     Ok(report)
 }
 
-fn guarantees(config: &Config) -> Vec<&'static str> {
+fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
+    let sweep = config.sweep;
     let found = match config.engine() {
+        Some(Engine::Postgres) if is_swept => format!(
+            "found: every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
+             every {sweep:?} (within 24 h in tables beyond 200 MB that are partitioned or whose rows are deleted)"
+        ),
         Some(Engine::Postgres | Engine::MySql) => {
             "found: every committed row exactly once, also where its number becomes visible after higher ones, within 24 h \
              and 10000 missing ranges"
+                .to_owned()
         }
-        _ => "found: every committed row with a higher number than any before, exactly once",
+        _ => "found: every committed row with a higher number than any before, exactly once".to_owned(),
     };
     let order = match &config.columns.aggregate_version {
         Some(_) => "order: as discovered; within one look at the table, each aggregate by its version",
         None => "order: as discovered; within one look at the table by `sequence`, as no `aggregate_version` is mapped",
     };
-    let not = "not found: rows inserted later below numbers that were never missing or were given up, rows deleted before they \
-               were read, changes of rows";
-    vec![found, order, not]
+    let below = "rows inserted later below numbers that were never missing or were given up, ";
+    let below = if is_swept { "" } else { below };
+    vec![found, order.to_owned(), format!("not found: {below}rows deleted before they were read, changes of rows")]
 }
 
 impl Report {

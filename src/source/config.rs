@@ -28,6 +28,9 @@ pub struct Config {
     pub follow: Follow,
     #[serde(default)]
     pub poll: Poll,
+    /// How often rows are looked for that were written later below numbers that are read, where the database can tell.
+    #[serde(default = "sweep_default", deserialize_with = "duration")]
+    pub sweep: Duration,
     /// An SQL condition; rows where it does not hold stay inside.
     #[serde(default, rename = "where")]
     pub condition: Option<String>,
@@ -97,6 +100,10 @@ pub enum Poll {
     FixedDelay(#[serde(deserialize_with = "duration")] Duration),
     /// From start to start; never two at once.
     FixedRate(#[serde(deserialize_with = "duration")] Duration),
+}
+
+fn sweep_default() -> Duration {
+    Duration::from_secs(30)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -1,5 +1,6 @@
 //! Numbers below the highest that were not visible when it was read: an open transaction's, or nobody's any more.
-//! They are looked for ever more rarely, and given up after a day. Pure; times are microseconds.
+//! They are looked for ever more rarely, and after a day only where a sweep says that there is a row. Pure; times are
+//! microseconds.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,8 @@ struct Hole {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holes {
     ranges: Vec<Hole>,
+    /// No longer looked for by themselves. What is neither here nor above was read.
+    resting: Vec<(i64, i64)>,
     warm_probed: i64,
     cold_probed: i64,
 }
@@ -39,6 +42,15 @@ pub(super) struct Holes {
 impl Holes {
     pub(super) fn len(&self) -> usize {
         self.ranges.len()
+    }
+
+    /// The first ranges that are looked for: from, to, since.
+    pub(super) fn first(&self, ranges_max: usize) -> Vec<(i64, i64, i64)> {
+        self.ranges.iter().take(ranges_max).map(|hole| (hole.from, hole.to, hole.since)).collect()
+    }
+
+    pub(super) fn resting(&self) -> &[(i64, i64)] {
+        &self.resting
     }
 
     /// The ranges that should be looked for now. After a start that is all of them, so that none is given up unseen.
@@ -61,10 +73,17 @@ impl Holes {
     /// This number is no longer missing.
     pub(super) fn found(&mut self, number: i64) {
         let at = self.ranges.partition_point(|hole| hole.to < number);
-        let Some(hole) = self.ranges.get(at).copied().filter(|hole| hole.from <= number) else { return };
-        let below = (hole.from < number).then(|| Hole { to: number - 1, ..hole });
-        let above = (number < hole.to).then(|| Hole { from: number + 1, ..hole });
-        self.ranges.splice(at..=at, below.into_iter().chain(above));
+        if let Some(hole) = self.ranges.get(at).copied().filter(|hole| hole.from <= number) {
+            let below = (hole.from < number).then(|| Hole { to: number - 1, ..hole });
+            let above = (number < hole.to).then(|| Hole { from: number + 1, ..hole });
+            self.ranges.splice(at..=at, below.into_iter().chain(above));
+        }
+        let at = self.resting.partition_point(|(_, to)| *to < number);
+        if let Some((from, to)) = self.resting.get(at).copied().filter(|(from, _)| *from <= number) {
+            let below = (from < number).then(|| (from, number - 1));
+            let above = (number < to).then(|| (number + 1, to));
+            self.resting.splice(at..=at, below.into_iter().chain(above));
+        }
     }
 
     /// Of the numbers above `after` up to `through`, only `seen` (ascending) were there.
@@ -78,18 +97,27 @@ impl Holes {
         }
     }
 
-    /// Drops what was looked for long enough. Returns how many ranges.
-    fn drop_old(&mut self, now: i64) -> u64 {
-        let before = self.ranges.len();
-        self.ranges.retain(|hole| now - hole.since < COLD);
-        (before - self.ranges.len()) as u64
+    /// Lets rest what was looked for long enough. Returns how many ranges.
+    fn rest_old(&mut self, now: i64) -> u64 {
+        let old: Vec<Hole> = self.ranges.extract_if(.., |hole| now - hole.since >= COLD).collect();
+        self.rest(&old)
     }
 
-    /// Drops the oldest where there are too many. Returns how many ranges.
-    fn drop_surplus(&mut self) -> u64 {
+    /// Lets rest the lowest where there are too many. Returns how many ranges.
+    fn rest_surplus(&mut self) -> u64 {
         let surplus = self.ranges.len().saturating_sub(RANGES_MAX);
-        self.ranges.drain(..surplus);
-        surplus as u64
+        let lowest: Vec<Hole> = self.ranges.drain(..surplus).collect();
+        self.rest(&lowest)
+    }
+
+    fn rest(&mut self, holes: &[Hole]) -> u64 {
+        self.resting.extend(holes.iter().map(|hole| (hole.from, hole.to)));
+        self.resting.sort_unstable();
+        while self.resting.len() > RANGES_MAX {
+            // Two neighbours become one: numbers between them that were read are known by their id.
+            self.resting = self.resting.chunks(2).map(|two| (two[0].0, two[two.len() - 1].1)).collect();
+        }
+        holes.len() as u64
     }
 }
 
@@ -112,6 +140,20 @@ pub(super) struct Checkpoint {
     pub last_id: Option<String>,
     pub holes: Holes,
     pub lost: Lost,
+    /// Where the last sweep ended, on engines that can be swept.
+    pub swept: Option<Horizon>,
+}
+
+/// A sweep finds the rows that were written since the one before, whatever their number. See `sql/postgres`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Horizon {
+    /// All transactions below this one had ended when the new end of the table was looked through …
+    pub end: i64,
+    /// … and when the whole table was.
+    pub whole: i64,
+    pub whole_at: i64,
+    /// The size of the table then: what is new stands behind it, or in the room of deleted rows.
+    pub pages: i64,
 }
 
 /// Holes are packed: three numbers a range, each as the difference to what precedes it, because a full list is
@@ -126,7 +168,11 @@ struct Stored {
     last_id: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     holes: Vec<i64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    resting: Vec<(i64, i64)>,
     lost: Lost,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swept: Option<Horizon>,
 }
 
 impl Checkpoint {
@@ -144,8 +190,9 @@ impl Checkpoint {
             since = since.wrapping_add(*later);
             Hole { from, to: end, since }
         });
-        let holes = Holes { ranges: ranges.collect(), ..Holes::default() };
-        Ok(Self { column: stored.column, max: stored.max, last_id: stored.last_id, holes, lost: stored.lost })
+        let holes = Holes { ranges: ranges.collect(), resting: stored.resting, ..Holes::default() };
+        let Stored { column, max, last_id, lost, swept, .. } = stored;
+        Ok(Self { column, max, last_id, holes, lost, swept })
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -160,7 +207,8 @@ impl Checkpoint {
             (end, since) = (hole.to, hole.since);
         }
         let (column, last_id) = (self.column.clone(), self.last_id.clone());
-        let stored = Stored { column, max: self.max, last_id, holes: packed, lost: self.lost };
+        let (resting, lost, swept) = (self.holes.resting.clone(), self.lost, self.swept);
+        let stored = Stored { column, max: self.max, last_id, holes: packed, resting, lost, swept };
         serde_json::to_string(&stored).expect("numbers and texts are JSON")
     }
 
@@ -170,14 +218,17 @@ impl Checkpoint {
         let first = seen.first().copied().unwrap_or(through.saturating_add(1));
         let after =
             self.max.unwrap_or_else(|| first.saturating_sub(BELOW_FIRST + 1).max(first.saturating_sub(1).min(0)));
+        if self.max.is_none() && after > i64::MIN {
+            self.holes.resting.push((i64::MIN, after));
+        }
         self.holes.missed(after, seen, through, now);
-        self.lost.too_many += self.holes.drop_surplus();
+        self.lost.too_many += self.holes.rest_surplus();
         self.max = Some(through);
     }
 
-    /// After a look at all that was due: gives up what was looked for long enough.
+    /// After a look at all that was due: lets rest what was looked for long enough.
     pub(super) fn give_up(&mut self, now: i64) {
-        self.lost.too_old += self.holes.drop_old(now);
+        self.lost.too_old += self.holes.rest_old(now);
     }
 }
 
@@ -220,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_looked_for_rests_until_it_is_found() {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.advance(&[5], 5, 0);
+        assert_eq!(checkpoint.holes.resting(), [(i64::MIN, 0)]);
+        checkpoint.holes.found(-3);
+        assert_eq!(checkpoint.holes.resting(), [(i64::MIN, -4), (-2, 0)]);
+        let kept = Checkpoint::parse("cart", Some(&checkpoint.to_json())).expect("readable");
+        assert_eq!(kept, checkpoint);
+    }
+
+    #[test]
     fn holes_age_and_are_given_up_after_a_last_look() {
         let mut checkpoint = at(0);
         checkpoint.advance(&[2], 2, 0);
@@ -237,6 +299,7 @@ mod tests {
         assert_eq!(due(&mut restarted, 200_000), 1, "looked for once more");
         restarted.give_up(200_000 * SECOND);
         assert_eq!((restarted.holes.len(), restarted.lost), (0, Lost { too_old: 1, too_many: 0 }));
+        assert_eq!(restarted.holes.resting(), [(1, 1)], "a sweep may still find it");
     }
 
     #[test]
@@ -246,7 +309,14 @@ mod tests {
         checkpoint.advance(&seen, 20_020, 0);
         assert_eq!(checkpoint.lost, Lost { too_old: 0, too_many: 10 });
         assert_eq!(ranges(&checkpoint.holes)[0], (21, 21));
+        assert_eq!(checkpoint.holes.resting()[9], (19, 19));
         assert!(checkpoint.to_json().len() < 80_000);
+        checkpoint.give_up(i64::MAX);
+        let resting = checkpoint.holes.resting();
+        assert!(
+            resting.len() <= RANGES_MAX
+                && (1..=10_010).all(|n| resting.iter().any(|(from, to)| (*from..=*to).contains(&(2 * n - 1))))
+        );
     }
 
     #[test]

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
 use crate::runtime::{Clock, Tasks};
+use futures_util::future::BoxFuture;
+use holes::Horizon;
 use mapping::{Mapping, Row};
 use sql::{MySql, Postgres, SqlSource, Sqlite};
 
@@ -60,6 +62,26 @@ struct Page {
     more: bool,
 }
 
+/// What a sweep looks for. `table` and `sequence` are quoted.
+struct Ask {
+    table: String,
+    sequence: String,
+    /// Nothing: only where the first sweep will start.
+    since: Option<Horizon>,
+    /// Numbers that may not have been read; ascending, disjoint.
+    ranges: Vec<(i64, i64)>,
+    now: i64,
+}
+
+/// What a sweep found.
+#[derive(Debug)]
+struct Swept {
+    /// Ranges of their numbers, ascending, disjoint.
+    ranges: Vec<(i64, i64)>,
+    /// Where the next one starts, once these rows are journaled.
+    horizon: Horizon,
+}
+
 /// A way to read one table. Nothing is ever written to it.
 trait Source: Sized + Send {
     /// The database may give the number of a deleted newest row again, so the newest row is read at every poll.
@@ -77,6 +99,14 @@ trait Source: Sized + Send {
     fn ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
     /// The last rows, newest first.
     fn newest(&mut self, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
+    /// Looks for rows in these ranges that were written since the horizon, beside other reads. Nothing where the database
+    /// can't tell.
+    fn sweep(
+        &self,
+        since: Option<Horizon>,
+        ranges: Vec<(i64, i64)>,
+        now: i64,
+    ) -> BoxFuture<'static, Result<Option<Swept>, Error>>;
     /// What can't be guaranteed on this table and why, in sentences.
     fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -12,11 +13,11 @@ use tracing::{info, warn};
 use super::config::Poll;
 use super::holes::{Checkpoint, Lost};
 use super::mapping::{Mapped, Row};
-use super::{Config, Error, Page, ROWS_MAX, Source, Status, order};
+use super::{Config, Error, Page, ROWS_MAX, Source, Status, Swept, order};
 use crate::catalogue::Catalogue;
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Journal, Quarantined, redacted};
-use crate::runtime::{Backoff, Clock};
+use crate::runtime::{Backoff, Clock, ready};
 
 /// Events of one append, and their bytes: what the journal's writer can do without keeping others waiting.
 const APPEND_ROWS_MAX: usize = 1_000;
@@ -29,6 +30,9 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Holes are given up all day long where transactions are rolled back; one line an hour tells enough.
 const LOST_LOG_EVERY: Duration = Duration::from_secs(3_600);
+
+/// So many of the missing ranges are shown.
+const HOLES_SHOWN: usize = 100;
 
 /// What a pump is given.
 pub(super) struct Setting {
@@ -88,11 +92,12 @@ async fn follow<S: Source>(
         is_first = false;
         let wait = if found_any { POLL_FIRST } else { idle };
         idle = (wait * 2).min(POLL_MAX);
-        match poll {
-            Poll::Adaptive => sleep(wait).await,
-            Poll::FixedDelay(delay) => sleep(*delay).await,
-            Poll::FixedRate(period) => sleep_until(started + *period).await,
-        }
+        let until = match poll {
+            Poll::Adaptive => Instant::now() + wait,
+            Poll::FixedDelay(delay) => Instant::now() + *delay,
+            Poll::FixedRate(period) => started + *period,
+        };
+        pump.rest(until).await;
     }
 }
 
@@ -124,11 +129,15 @@ struct Pump<'a, S> {
     rows_max: usize,
     /// What was said of it, and when.
     lost_logged: (Lost, Option<Instant>),
+    /// The sweep that runs, when the next one starts, and what the last one found.
+    sweep: Option<BoxFuture<'static, Result<Option<Swept>, Error>>>,
+    sweep_at: Instant,
+    swept: Option<Swept>,
 }
 
 impl<'a, S: Source> Pump<'a, S> {
     async fn open(setting: &'a Setting) -> Result<Self, Error> {
-        let Config { name, table, columns, .. } = &setting.config;
+        let Config { name, table, columns, sweep, .. } = &setting.config;
         let source = S::open(&setting.config).await?;
         let kept = setting.journal.source(name).await.map_err(|cause| journal_error(name, cause))?;
         let mut checkpoint = Checkpoint::parse(name, kept.as_ref().and_then(|row| row.checkpoint.as_deref()))?;
@@ -138,14 +147,49 @@ impl<'a, S: Source> Pump<'a, S> {
             warn!(source.name = %name, "source `{name}` was read by `{before}` and is now by `{column}`: starting at its beginning");
             checkpoint = Checkpoint { column: Some(column), ..Checkpoint::default() };
         }
-        Ok(Self { setting, source, lost_logged: (checkpoint.lost, None), checkpoint, rows_max: ROWS_MAX })
+        if checkpoint.swept.is_none() {
+            // Before the first row is read: what is written from now on is found.
+            let now = setting.clock.now_micros();
+            checkpoint.swept = source.sweep(None, Vec::new(), now).await?.map(|swept| swept.horizon);
+        }
+        let lost_logged = (checkpoint.lost, None);
+        let (sweep, sweep_at, swept) = (None, Instant::now() + *sweep, None);
+        Ok(Self { setting, source, checkpoint, rows_max: ROWS_MAX, lost_logged, sweep, sweep_at, swept })
+    }
+
+    /// Until the next look; meanwhile a sweep goes on.
+    async fn rest(&mut self, until: Instant) {
+        if self.sweep.is_none() && self.checkpoint.swept.is_some() && Instant::now() >= self.sweep_at {
+            let (since, ranges) = (self.checkpoint.swept, self.checkpoint.holes.resting().to_vec());
+            self.sweep = Some(self.source.sweep(since, ranges, self.setting.clock.now_micros()));
+        }
+        tokio::select! {
+            () = sleep_until(until) => {}
+            result = ready(&mut self.sweep) => {
+                self.sweep_at = Instant::now() + self.setting.config.sweep;
+                match result {
+                    Ok(swept) => {
+                        self.swept = swept;
+                        let now = self.setting.clock.now_micros();
+                        self.setting.status.update(|state| state.swept_at = Some(now));
+                    }
+                    Err(cause) => {
+                        let name = &self.setting.config.name;
+                        warn!(source.name = %name, "can't sweep, will try again in {:?}: {cause}", self.setting.config.sweep);
+                    }
+                }
+            }
+        }
     }
 
     /// One complete look at the table: everything above the maximum and in the holes that are due, as one snapshot
     /// shows it. Returns whether there was anything.
     async fn poll(&mut self) -> Result<bool, Error> {
         let now = self.setting.clock.now_micros();
-        let due = self.checkpoint.holes.due(now);
+        let mut due = self.checkpoint.holes.due(now);
+        let swept = self.swept.take();
+        due.extend(swept.iter().flat_map(|swept| &swept.ranges));
+        due.sort_unstable();
         let mut batch = Batch::default();
         let mut is_complete = false;
         if due.is_empty() {
@@ -159,6 +203,9 @@ impl<'a, S: Source> Pump<'a, S> {
             self.read_snapshot(&mut batch, due).await?;
         }
         self.journal(&mut batch, 0).await?;
+        if let Some(swept) = swept {
+            self.checkpoint.swept = Some(swept.horizon);
+        }
         self.finish(now);
         Ok(batch.highest.is_some())
     }
@@ -327,13 +374,15 @@ impl<'a, S: Source> Pump<'a, S> {
             warn!(source.name = %name, too_old, too_many, "no longer looking for missing numbers of `{name}`: {too_old} ranges after a day, {too_many} because too many are missing");
             self.lost_logged = (lost, Some(Instant::now()));
         }
-        let (position, holes) = (self.checkpoint.max, self.checkpoint.holes.len());
+        let (position, hole_count) = (self.checkpoint.max, self.checkpoint.holes.len());
+        let holes = self.checkpoint.holes.first(HOLES_SHOWN);
         self.setting.status.update(|state| {
             state.healthy = true;
             state.last_error = None;
             state.complete_at = Some(now);
             state.position = position;
             state.holes = holes;
+            state.hole_count = hole_count;
         });
     }
 }

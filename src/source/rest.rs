@@ -54,7 +54,11 @@ impl Sources {
             "lagSeconds": state.lag_seconds(self.clock.now_micros()),
             "lastEventAt": state.last_event_at.map(|at| Micros(at).to_text()),
             "position": state.position,
-            "holes": state.holes,
+            "holes": state.holes.iter().map(|(from, to, since)| json!({
+                "from": from, "to": to, "since": Micros(*since).to_text(),
+            })).collect::<Vec<_>>(),
+            "holeCount": state.hole_count,
+            "sweptAt": state.swept_at.map(|at| Micros(at).to_text()),
             "journaled": count(|row| row.journaled),
             "withheld": count(|row| row.withheld),
             "duplicates": count(|row| row.duplicates),

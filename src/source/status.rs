@@ -26,8 +26,12 @@ pub struct State {
     pub last_event_at: Option<i64>,
     /// The highest sequence number that was read.
     pub position: Option<i64>,
-    /// Ranges of numbers below it that were never seen and are still looked for.
-    pub holes: usize,
+    /// The lowest ranges of numbers below it that were never seen and are still looked for: from, to, since.
+    pub holes: Vec<(i64, i64, i64)>,
+    /// How many there are.
+    pub hole_count: usize,
+    /// When the last sweep ended.
+    pub swept_at: Option<i64>,
 }
 
 impl State {
@@ -49,7 +53,9 @@ impl Status {
             complete_at: None,
             last_event_at: None,
             position: None,
-            holes: 0,
+            holes: Vec::new(),
+            hole_count: 0,
+            swept_at: None,
         })))
     }
 

@@ -1,12 +1,11 @@
 //! The loop of one webhook: wait for the bell, a timer, a retry that is due or an answer; read from where it is;
 //! keep its calls going; write where it is. Reading, calling and writing never wait for one another.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use percent_encoding::percent_decode_str;
@@ -22,7 +21,7 @@ use crate::filter::{Filter, Selection};
 use crate::journal::deliveries::Checkpoint;
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{Error, Order, Page, Payload, Range};
-use crate::runtime::Backoff;
+use crate::runtime::{Backoff, ready};
 
 /// The bell rings for everything in this process; the timer finds what another one wrote.
 const TIMER: Duration = Duration::from_secs(5);
@@ -38,8 +37,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(16);
 /// Less than the gateway waits, so that the last checkpoint is still written.
 const DRAIN_AT_STOP_MAX: Duration = Duration::from_millis(900);
 const RETRY_READ_MICROS: i64 = 1_000_000;
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a dispatch works for.
 pub(super) struct Target {
@@ -88,9 +85,9 @@ struct Dispatch {
     target: Arc<Target>,
     stop: CancellationToken,
     lanes: Lanes,
-    calls: FuturesUnordered<BoxFuture<Done>>,
-    reading: Option<BoxFuture<Result<Page, Error>>>,
-    writing: Option<BoxFuture<Result<(), Error>>>,
+    calls: FuturesUnordered<BoxFuture<'static, Done>>,
+    reading: Option<BoxFuture<'static, Result<Page, Error>>>,
+    writing: Option<BoxFuture<'static, Result<(), Error>>>,
     /// What is being written, to be written again if that fails.
     snapshot: Option<Checkpoint>,
     /// The journal may have more than was read.
@@ -268,14 +265,6 @@ impl Dispatch {
         let checkpoint = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + CHECKPOINT_EVERY);
         checkpoint.map_or(Instant::now() + retry, |at| at.min(Instant::now() + retry))
     }
-}
-
-/// Waits for a future that may not be there; then it is gone.
-async fn ready<T>(future: &mut Option<BoxFuture<T>>) -> T {
-    let Some(running) = future else { return std::future::pending().await };
-    let output = running.await;
-    *future = None;
-    output
 }
 
 async fn permit<'a>(shared: &'a Shared, stop: &CancellationToken) -> Option<tokio::sync::SemaphorePermit<'a>> {

@@ -7,6 +7,7 @@ use crate::journal;
 use crate::runtime::{Tasks, random_hex};
 use crate::source::Engine;
 use crate::source::config::tests::cart;
+use crate::source::holes::Horizon;
 use crate::source::mapping::{Kind, Mapping};
 
 /// Rows in memory.
@@ -46,6 +47,15 @@ impl Source for Table {
 
     async fn newest(&mut self, _: usize) -> Result<Page, Error> {
         Ok(Page::default())
+    }
+
+    fn sweep(
+        &self,
+        _: Option<Horizon>,
+        _: Vec<(i64, i64)>,
+        _: i64,
+    ) -> BoxFuture<'static, Result<Option<Swept>, Error>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {

@@ -10,21 +10,25 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use sqlx::pool::PoolOptions;
 use sqlx::{Database, Pool, Transaction};
 
 use super::mapping::{Field, Kind, Mapping, Origin, Row};
-use super::{Config, Error, Page, Source};
+use super::{Ask, Config, Error, Horizon, Page, Source, Swept};
 
 pub(super) use mysql::MySql;
 pub(super) use postgres::Postgres;
 pub(super) use sqlite::Sqlite;
 
-/// One to read, one to replace it while it is being given up.
-const CONNECTIONS_MAX: u32 = 2;
+/// One to read, one to replace it while it is being given up, one to sweep.
+const CONNECTIONS_MAX: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// We give up an answer after this time, as a cut network says nothing; servers are told to after 60 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+/// A sweep may read a large table from end to end.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(31 * 60);
 /// A page ends once it holds so much; it has one row at least.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Ranges that one statement looks for. Few sizes, so that few texts are prepared.
@@ -64,6 +68,13 @@ pub(super) trait Engine: Send + Sync + 'static {
         fields: &[Field],
         numbers: &[i64],
     ) -> impl Future<Output = Result<Page, sqlx::Error>> + Send;
+    /// See [`Source::sweep`].
+    fn sweep(
+        _pool: Pool<Self::Db>,
+        _ask: Ask,
+    ) -> impl Future<Output = Result<Option<Swept>, sqlx::Error>> + Send + 'static {
+        std::future::ready(Ok(None))
+    }
     fn kind(r#type: &str) -> Kind;
     /// The n-th bind, from 1.
     fn bind(_n: usize) -> String {
@@ -238,6 +249,18 @@ impl<E: Engine> Source for SqlSource<E> {
         self.read(&statement, &[rows_max as i64]).await
     }
 
+    fn sweep(
+        &self,
+        since: Option<Horizon>,
+        ranges: Vec<(i64, i64)>,
+        now: i64,
+    ) -> BoxFuture<'static, Result<Option<Swept>, Error>> {
+        let (table, sequence) = (self.table.quoted::<E>(), quote::<E>(&self.sequence));
+        let (name, pool) = (self.name.clone(), self.pool.clone());
+        let ask = Ask { table, sequence, since, ranges, now };
+        async move { within(SWEEP_TIMEOUT, &name, E::sweep(pool, ask)).await }.boxed()
+    }
+
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {
         let column = &self.sequence;
         let (unique, mut warnings) = answer(&self.name, E::examine(&self.pool, &self.table, column)).await?;
@@ -271,8 +294,16 @@ impl<E: Engine> SqlSource<E> {
 
 /// Waits for the database, but not for ever.
 async fn answer<T>(name: &str, future: impl Future<Output = Result<T, sqlx::Error>> + Send) -> Result<T, Error> {
-    let (name, seconds) = (name.to_owned(), ANSWER_TIMEOUT.as_secs());
-    match tokio::time::timeout(ANSWER_TIMEOUT, future).await {
+    within(ANSWER_TIMEOUT, name, future).await
+}
+
+async fn within<T>(
+    timeout: Duration,
+    name: &str,
+    future: impl Future<Output = Result<T, sqlx::Error>> + Send,
+) -> Result<T, Error> {
+    let (name, seconds) = (name.to_owned(), timeout.as_secs());
+    match tokio::time::timeout(timeout, future).await {
         Ok(answer) => answer.map_err(|cause| Error::Database { name, cause }),
         Err(_) => Err(Error::Timeout { name, seconds }),
     }

@@ -1,5 +1,7 @@
 //! PostgreSQL, 13 or newer.
 
+mod sweep;
+
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
@@ -7,7 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
 use crate::source::mapping::Kind;
-use crate::source::{Config, Page};
+use crate::source::{Ask, Config, Page, Swept};
 
 /// Read only, no statement for ever, times as ISO text in UTC.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '60s'; \
@@ -68,6 +70,10 @@ impl Engine for Postgres {
         numbers: &[i64],
     ) -> Result<Page, sqlx::Error> {
         read!(connection, statement, fields, numbers)
+    }
+
+    async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx::Error> {
+        sweep::sweep(pool, ask).await
     }
 
     fn kind(r#type: &str) -> Kind {
