@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::config::{Config, Engine};
-use super::mapping::Mapped;
-use super::sql::{MySql, Postgres, SqlSource, Sqlite};
-use super::{Error, Source};
+use super::config::{Config, Engine, Follow};
+use super::mapping::{Mapped, Mapping, Row};
+use super::sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
+use super::{Error, Source, Windows};
 use crate::catalogue::Catalogue;
 use crate::journal::redacted;
 
@@ -17,8 +17,8 @@ const SAMPLES: usize = 5;
 pub struct Report {
     /// Where the table is, without secrets.
     pub place: String,
-    /// For each tried row its number and what would become of it.
-    pub rows: Vec<(i64, String)>,
+    /// For each tried row its number or its id, and what would become of it.
+    pub rows: Vec<(String, String)>,
     pub published: usize,
     pub withheld: usize,
     /// Rows that can't be mapped: faults.
@@ -33,64 +33,101 @@ pub struct Report {
 /// A configuration that does not fit the database, or a database that does not answer.
 pub async fn check(config: &Config, catalogue: &Catalogue) -> Result<Report, Error> {
     config.check()?;
-    match config.engine() {
-        Some(Engine::Postgres) => examine::<SqlSource<Postgres>>(config, catalogue).await,
-        Some(Engine::MySql) => examine::<SqlSource<MySql>>(config, catalogue).await,
-        Some(Engine::Sqlite) | None => examine::<SqlSource<Sqlite>>(config, catalogue).await,
-    }
+    let is_numbered = config.follow() == Follow::Probe;
+    let mut report = match config.engine().unwrap_or(Engine::Sqlite) {
+        Engine::Postgres if is_numbered => by_numbers::<Numbered<Postgres>>(config, catalogue).await,
+        Engine::MySql if is_numbered => by_numbers::<Numbered<MySql>>(config, catalogue).await,
+        Engine::Sqlite if is_numbered => by_numbers::<Numbered<Sqlite>>(config, catalogue).await,
+        Engine::Postgres => in_windows::<Windowed<Postgres>>(config, catalogue).await,
+        Engine::MySql => in_windows::<Windowed<MySql>>(config, catalogue).await,
+        Engine::Sqlite => in_windows::<Windowed<Sqlite>>(config, catalogue).await,
+    }?;
+    report.place = format!("table `{}` of {}", config.table, redacted(&config.url));
+    Ok(report)
 }
 
-async fn examine<S: Source>(config: &Config, catalogue: &Catalogue) -> Result<Report, Error> {
+async fn by_numbers<S: Source>(config: &Config, catalogue: &Catalogue) -> Result<Report, Error> {
     let mut source = S::open(config).await?;
     let (first, newest) = (source.tail(i64::MIN, SAMPLES).await?, source.newest(SAMPLES).await?);
     let is_swept = source.sweep(None, Vec::new(), 0).await?.is_some();
-    let mut report = Report {
-        place: format!("table `{}` of {}", config.table, redacted(&config.url)),
-        guarantees: guarantees(config, is_swept),
-        warnings: source.warnings().await?,
-        ..Report::default()
-    };
+    let mut report = Report { warnings: source.warnings().await?, ..Report::default() };
+    report.guarantees = guarantees(config, is_swept);
     let end = first.rows.last().map_or(i64::MIN, |row| row.sequence);
     for row in first.rows.iter().chain(newest.rows.iter().rev().filter(|row| row.sequence > end)) {
-        let (count, outcome) = match source.mapping().map(row, catalogue) {
-            Mapped::Event(event) => {
-                (&mut report.published, format!("published: {} {} {}", event.r#type, event.key(), event.id))
-            }
-            Mapped::Withheld => (&mut report.withheld, "withheld".to_owned()),
-            Mapped::Quarantined(row) => {
-                (&mut report.quarantined, format!("quarantined ({}): {}", row.reason, row.detail))
-            }
-        };
-        *count += 1;
-        report.rows.push((row.sequence, outcome));
+        report.try_row(row.sequence.to_string(), row, source.mapping(), catalogue);
     }
     Ok(report)
 }
 
+async fn in_windows<S: Windows>(config: &Config, catalogue: &Catalogue) -> Result<Report, Error> {
+    let mut source = S::open(config).await?;
+    let look = source.look(None, 0).await?;
+    let mut report = Report { warnings: source.warnings().await?, ..Report::default() };
+    report.guarantees = guarantees(config, false);
+    for row in look.rows.iter().take(SAMPLES) {
+        report.try_row(source.mapping().own_id(row).unwrap_or_default(), row, source.mapping(), catalogue);
+    }
+    Ok(report)
+}
+
+/// What is found, in which order, and what is not.
 fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
-    let sweep = config.sweep;
-    let found = match config.engine() {
-        Some(Engine::Postgres) if is_swept => format!(
-            "found: every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
-             every {sweep:?} (within 24 h in tables beyond 200 MB that are partitioned or whose rows are deleted)"
+    let (sweep, below) = (config.sweep, "rows inserted later below numbers that were never missing or were given up, ");
+    let (found, below) = match (config.follow(), config.engine()) {
+        (Follow::Probe, Some(Engine::Postgres)) if is_swept => (
+            format!(
+                "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
+                 every {sweep:?} (within 24 h in tables beyond 200 MB that are partitioned or whose rows are deleted)"
+            ),
+            "",
         ),
-        Some(Engine::Postgres | Engine::MySql) => {
-            "found: every committed row exactly once, also where its number becomes visible after higher ones, within 24 h \
-             and 10000 missing ranges"
-                .to_owned()
+        (Follow::Probe, Some(Engine::Postgres | Engine::MySql)) => (
+            "every committed row exactly once, also where its number becomes visible after higher ones, within 24 h and \
+             10000 missing ranges"
+                .to_owned(),
+            below,
+        ),
+        (Follow::Probe, _) => {
+            ("every committed row with a higher number than any before, exactly once".to_owned(), below)
         }
-        _ => "found: every committed row with a higher number than any before, exactly once".to_owned(),
+        (Follow::Xmin, _) => {
+            ("every committed row exactly once, as soon as no older transaction writes any more".to_owned(), "")
+        }
+        (Follow::Overlap, _) => (
+            "every committed row exactly once whose time is not before the oldest open transaction".to_owned(),
+            "rows that are dated back, ",
+        ),
+        (Follow::Flag, _) => ("every committed row exactly once; its flag is set once it is journaled".to_owned(), ""),
     };
-    let order = match &config.columns.aggregate_version {
-        Some(_) => "order: as discovered; within one look at the table, each aggregate by its version",
-        None => "order: as discovered; within one look at the table by `sequence`, as no `aggregate_version` is mapped",
+    let order = match (&config.columns.aggregate_version, &config.columns.sequence) {
+        (Some(_), _) => "as discovered; within one look at the table, each aggregate by its version",
+        (None, Some(_)) => {
+            "as discovered; within one look at the table by `sequence`, as no `aggregate_version` is mapped"
+        }
+        (None, None) => "as discovered; within one look at the table by time, as no `aggregate_version` is mapped",
     };
-    let below = "rows inserted later below numbers that were never missing or were given up, ";
-    let below = if is_swept { "" } else { below };
-    vec![found, order.to_owned(), format!("not found: {below}rows deleted before they were read, changes of rows")]
+    vec![
+        format!("found: {found}"),
+        format!("order: {order}"),
+        format!("not found: {below}rows deleted before they were read, changes of rows"),
+    ]
 }
 
 impl Report {
+    fn try_row(&mut self, place: String, row: &Row, mapping: &Mapping, catalogue: &Catalogue) {
+        let (count, outcome) = match mapping.map(row, catalogue) {
+            Mapped::Event(event) => {
+                (&mut self.published, format!("published: {} {} {}", event.r#type, event.key(), event.id))
+            }
+            Mapped::Withheld => (&mut self.withheld, "withheld".to_owned()),
+            Mapped::Quarantined(row) => {
+                (&mut self.quarantined, format!("quarantined ({}): {}", row.reason, row.detail))
+            }
+        };
+        *count += 1;
+        self.rows.push((place, outcome));
+    }
+
     /// Every row that was tried can't be mapped: the configuration does not fit the table.
     pub fn is_hopeless(&self) -> bool {
         self.published == 0 && self.quarantined > 0
@@ -100,8 +137,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.place)?;
-        for (sequence, outcome) in &self.rows {
-            writeln!(f, "  {sequence}: {outcome}")?;
+        for (place, outcome) in &self.rows {
+            writeln!(f, "  {place}: {outcome}")?;
         }
         let Self { rows, published, withheld, quarantined, .. } = self;
         writeln!(f, "  of {} rows: {published} published, {withheld} withheld, {quarantined} quarantined", rows.len())?;

@@ -24,8 +24,9 @@ pub struct Config {
     pub url: String,
     /// May be `schema.table`.
     pub table: String,
+    /// Nothing: by numbers where there are some, else by what the database offers.
     #[serde(default)]
-    pub follow: Follow,
+    pub follow: Option<Follow>,
     #[serde(default)]
     pub poll: Poll,
     /// How often rows are looked for that were written later below numbers that are read, where the database can tell.
@@ -54,7 +55,8 @@ impl std::fmt::Debug for Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    pub sequence: String,
+    /// Ascending numbers.
+    pub sequence: Option<String>,
     pub id: String,
     pub r#type: Column,
     pub aggregate_type: Column,
@@ -65,6 +67,8 @@ pub struct Columns {
     pub metadata: Option<Column>,
     /// Only rows where this is true leave the service.
     pub outbox: Option<Column>,
+    /// For `follow = "flag"`: set once the row was taken.
+    pub flag: Option<String>,
 }
 
 /// A column's name, or the same text for every row.
@@ -76,13 +80,16 @@ pub enum Column {
 }
 
 /// How new rows are found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Follow {
-    #[default]
+    /// By numbers, and by the numbers that are missing.
     Probe,
+    /// By the transaction that wrote a row.
     Xmin,
+    /// By its time, again and again as long as a transaction is open that may write an earlier one.
     Overlap,
+    /// By a column that is set once the row was taken.
     Flag,
 }
 
@@ -150,11 +157,41 @@ impl Config {
         if self.engine().is_none() {
             return Err(self.error("`url` must start with postgres://, mysql://, mariadb:// or sqlite://"));
         }
-        if self.follow != Follow::Probe {
-            let follow = format!("{:?}", self.follow).to_lowercase();
-            return Err(self.error(format!("`follow` = \"{follow}\" is not built yet; use \"probe\"")));
-        }
+        self.check_follow()?;
         self.zone().map(|_| ())
+    }
+
+    /// How new rows are found: as configured, or what fits the table and the database.
+    pub fn follow(&self) -> Follow {
+        let default = match self.engine() {
+            _ if self.columns.flag.is_some() => Follow::Flag,
+            Some(Engine::Postgres) if self.columns.sequence.is_none() => Follow::Xmin,
+            Some(Engine::MySql) if self.columns.sequence.is_none() => Follow::Overlap,
+            _ => Follow::Probe,
+        };
+        self.follow.unwrap_or(default)
+    }
+
+    fn check_follow(&self) -> Result<(), Error> {
+        let problem = match (self.follow(), self.engine()) {
+            (Follow::Probe, _) if self.columns.sequence.is_none() => {
+                "`columns.sequence` is missing: name the column with ascending numbers"
+            }
+            (Follow::Xmin, engine) if engine != Some(Engine::Postgres) => {
+                "`follow` = \"xmin\" is for PostgreSQL; use \"probe\" with `columns.sequence`"
+            }
+            (Follow::Overlap, engine) if engine != Some(Engine::MySql) => {
+                "`follow` = \"overlap\" is for MySQL and MariaDB; on PostgreSQL use \"xmin\", else \"probe\""
+            }
+            (Follow::Flag, _) if self.columns.flag.is_none() => {
+                "`columns.flag` is missing: name the column that may be set once a row was taken"
+            }
+            (follow, _) if follow != Follow::Flag && self.columns.flag.is_some() => {
+                "`columns.flag` is for `follow` = \"flag\" alone"
+            }
+            _ => return Ok(()),
+        };
+        Err(self.error(problem))
     }
 
     /// The zone of naive times, if one is named.
@@ -204,7 +241,30 @@ pub(super) mod tests {
         let config = cart("postgres://reader@db/shop");
         assert!(config.check().is_ok());
         assert_eq!(config.columns.aggregate_type, Column::Constant { value: "Cart".into() });
-        assert_eq!((config.poll, config.follow), (Poll::Adaptive, Follow::Probe));
+        assert_eq!((config.poll, config.follow()), (Poll::Adaptive, Follow::Probe));
+    }
+
+    #[test]
+    fn follow_fits_the_database_and_the_columns() {
+        let follow = |url: &str, sequence: bool, flag: bool, follow: Option<Follow>| {
+            let mut config = Config { follow, ..cart(url) };
+            config.columns.sequence = config.columns.sequence.filter(|_| sequence);
+            config.columns.flag = flag.then(|| "relayed".to_owned());
+            config.check().map(|()| config.follow()).map_err(|cause| cause.to_string())
+        };
+        assert_eq!(follow("postgres://x", true, false, None), Ok(Follow::Probe));
+        assert_eq!(follow("postgres://x", false, false, None), Ok(Follow::Xmin));
+        assert_eq!(follow("mysql://x", false, false, None), Ok(Follow::Overlap));
+        assert_eq!(follow("sqlite://x", false, true, None), Ok(Follow::Flag));
+        for (url, sequence, flag, asked, part) in [
+            ("sqlite://x", false, false, None, "`columns.sequence` is missing"),
+            ("mysql://x", true, false, Some(Follow::Xmin), "for PostgreSQL"),
+            ("postgres://x", true, false, Some(Follow::Overlap), "for MySQL"),
+            ("postgres://x", true, false, Some(Follow::Flag), "`columns.flag` is missing"),
+            ("postgres://x", true, true, Some(Follow::Probe), "for `follow` = \"flag\" alone"),
+        ] {
+            assert!(follow(url, sequence, flag, asked).is_err_and(|text| text.contains(part)), "{part}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ const TYPE: Field = 1;
 const AGGREGATE_TYPE: Field = 2;
 const AGGREGATE_ID: Field = 3;
 const AGGREGATE_VERSION: Field = 4;
-const OCCURRED_AT: Field = 5;
+pub(super) const OCCURRED_AT: Field = 5;
 const DATA: Field = 6;
 const METADATA: Field = 7;
 const OUTBOX: Field = 8;
@@ -60,7 +60,10 @@ pub(super) enum Origin {
 /// A row as it was read: each cell is the text of the value, or the bytes of a binary one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
+    /// 0 where rows have no numbers.
     pub sequence: i64,
+    /// What identifies it to the adapter, where they have none.
+    pub mark: String,
     pub cells: [Option<Vec<u8>>; KEYS.len()],
 }
 

@@ -9,11 +9,13 @@ mod config;
 mod holes;
 mod mapping;
 mod order;
+mod probe;
 mod pump;
 mod rest;
 mod sql;
 mod status;
 mod time;
+mod window;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,7 +26,9 @@ use crate::runtime::{Clock, Tasks};
 use futures_util::future::BoxFuture;
 use holes::Horizon;
 use mapping::{Mapping, Row};
-use sql::{MySql, Postgres, SqlSource, Sqlite};
+use probe::Probe;
+use sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
+use window::WindowPump;
 
 pub use check::{Report, check};
 pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names};
@@ -82,7 +86,34 @@ struct Swept {
     horizon: Horizon,
 }
 
-/// A way to read one table. Nothing is ever written to it.
+/// Some rows of a table without numbers.
+#[derive(Debug)]
+struct Look {
+    rows: Vec<Row>,
+    /// Where the next look goes on, as JSON.
+    token: String,
+    /// It goes on at once.
+    more: bool,
+}
+
+/// A way to read a table without numbers.
+trait Windows: Sized + Send + Sync {
+    /// Connects and checks the table against the configuration.
+    fn open(config: &Config) -> impl Future<Output = Result<Self, Error>> + Send;
+    fn mapping(&self) -> &Mapping;
+    /// Rows come again in later looks; otherwise only after a crash.
+    fn repeats(&self) -> bool;
+    /// Rows come in no useful order.
+    fn is_unordered(&self) -> bool;
+    /// The next rows after a token, or the first ones.
+    fn look(&mut self, token: Option<&str>, now: i64) -> impl Future<Output = Result<Look, Error>> + Send;
+    /// The rows with these marks are journaled, known, withheld or quarantined.
+    fn taken(&mut self, marks: &[String]) -> impl Future<Output = Result<(), Error>> + Send;
+    /// What can't be guaranteed on this table and why, in sentences.
+    fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+}
+
+/// A way to read a table by its numbers. Nothing is ever written to it.
 trait Source: Sized + Send {
     /// The database may give the number of a deleted newest row again, so the newest row is read at every poll.
     const REREADS_LAST: bool;
@@ -117,11 +148,15 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
     let setting = pump::Setting { config, journal, catalogue, status: status.clone(), clock: Clock::system() };
     tasks.spawn(&task, async move {
-        match setting.config.engine() {
-            Some(Engine::Postgres) => pump::run::<SqlSource<Postgres>>(setting, stop).await,
-            Some(Engine::MySql) => pump::run::<SqlSource<MySql>>(setting, stop).await,
-            // A URL that names no database is refused by `open`.
-            Some(Engine::Sqlite) | None => pump::run::<SqlSource<Sqlite>>(setting, stop).await,
+        let is_numbered = setting.config.follow() == Follow::Probe;
+        // A URL that names no database is refused by `open`.
+        match setting.config.engine().unwrap_or(Engine::Sqlite) {
+            Engine::Postgres if is_numbered => pump::run::<Probe<Numbered<Postgres>>>(setting, stop).await,
+            Engine::MySql if is_numbered => pump::run::<Probe<Numbered<MySql>>>(setting, stop).await,
+            Engine::Sqlite if is_numbered => pump::run::<Probe<Numbered<Sqlite>>>(setting, stop).await,
+            Engine::Postgres => pump::run::<WindowPump<Windowed<Postgres>>>(setting, stop).await,
+            Engine::MySql => pump::run::<WindowPump<Windowed<MySql>>>(setting, stop).await,
+            Engine::Sqlite => pump::run::<WindowPump<Windowed<Sqlite>>>(setting, stop).await,
         }
     });
     status

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::{Config, Engine};
+use super::{Config, Engine, Follow};
 
 /// The state of one source, shared between its loop and those who show it.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct Status(Arc<Mutex<State>>);
 pub struct State {
     pub name: String,
     pub kind: Option<Engine>,
-    pub follow: &'static str,
+    pub follow: Follow,
     /// The last poll worked.
     pub healthy: bool,
     pub last_error: Option<String>,
@@ -47,7 +47,7 @@ impl Status {
         Self(Arc::new(Mutex::new(State {
             name: config.name.clone(),
             kind: config.engine(),
-            follow: "probe",
+            follow: config.follow(),
             healthy: false,
             last_error: None,
             complete_at: None,

@@ -31,6 +31,15 @@ pub(super) fn parse(text: &str, kind: Kind, zone: Option<Tz>) -> Result<Micros, 
     micros.and_then(Micros::checked).ok_or_else(bad)
 }
 
+/// A time as a database writes it in a column of this kind.
+pub(super) fn to_text(micros: i64, kind: Kind, zone: Option<Tz>) -> String {
+    let time = DateTime::from_timestamp_micros(micros).unwrap_or_default();
+    match zone.filter(|_| kind != Kind::Instant) {
+        Some(zone) => time.with_timezone(&zone).format("%F %T%.6f").to_string(),
+        None => time.format("%F %T%.6f").to_string(),
+    }
+}
+
 /// The borders lie in 5138 (as seconds) and 1973 (as the next finer unit).
 fn epoch(text: &str) -> Option<i64> {
     if !text.contains(['.', 'e', 'E']) {

@@ -1,44 +1,46 @@
-//! Reading a table by its sequence number. What the three engines share; each engine's file holds what differs.
+//! Reading a table, by its numbers (`numbered`) or in windows (`windowed`). What the engines share; each engine's file
+//! holds what differs.
 //!
 //! Every cell is selected as text, or as bytes where the column is binary, so that one mapping fits all engines.
 
 mod mysql;
+mod numbered;
 mod postgres;
 mod sqlite;
+mod windowed;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use sqlx::pool::PoolOptions;
-use sqlx::{Database, Pool, Transaction};
+use sqlx::{Database, Pool};
 
-use super::mapping::{Field, Kind, Mapping, Origin, Row};
-use super::{Ask, Config, Error, Horizon, Page, Source, Swept};
+use super::mapping::{Field, Kind, Mapping, Origin};
+use super::{Ask, Config, Error, Follow, Page, Swept};
 
 pub(super) use mysql::MySql;
+pub(super) use numbered::Numbered;
 pub(super) use postgres::Postgres;
 pub(super) use sqlite::Sqlite;
+use windowed::Window;
+pub(super) use windowed::Windowed;
 
 /// One to read, one to replace it while it is being given up, one to sweep.
 const CONNECTIONS_MAX: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// We give up an answer after this time, as a cut network says nothing; servers are told to after 60 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
-/// A sweep may read a large table from end to end.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(31 * 60);
 /// A page ends once it holds so much; it has one row at least.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Ranges that one statement looks for. Few sizes, so that few texts are prepared.
-const RANGES: [usize; 3] = [1, 10, 100];
-/// Pads a statement: nothing lies between 1 and 0.
-const NO_RANGE: (i64, i64) = (1, 0);
 
 /// A database that sqlx speaks to.
 pub(super) trait Engine: Send + Sync + 'static {
     type Db: Database;
+    /// See [`Engine::window`].
+    type Token: windowed::Token;
+    /// Starts a transaction that may write.
+    const BEGIN_WRITE: &'static str;
     /// Starts a transaction whose reads see one state of the table and which can't write.
     const BEGIN: &'static str;
     /// See [`Source::REREADS_LAST`].
@@ -68,6 +70,46 @@ pub(super) trait Engine: Send + Sync + 'static {
         fields: &[Field],
         numbers: &[i64],
     ) -> impl Future<Output = Result<Page, sqlx::Error>> + Send;
+    /// The same where the binds are texts and the first column is a mark.
+    fn read_marked(
+        connection: &mut <Self::Db as Database>::Connection,
+        statement: &Statement,
+        fields: &[Field],
+        marks: &[String],
+    ) -> impl Future<Output = Result<Page, sqlx::Error>> + Send;
+    /// Whether the columns are fit for a way to follow without numbers.
+    fn check_window(_follow: Follow, _window: &Window) -> Result<(), String> {
+        Ok(())
+    }
+    /// Sentences on what can't be guaranteed then.
+    fn examine_window(
+        pool: &Pool<Self::Db>,
+        table: &Table,
+        follow: Follow,
+    ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
+    /// The next rows of the window that the token stands in, or of the next one; and the token after them.
+    fn window(
+        pool: &Pool<Self::Db>,
+        window: &Window,
+        token: Self::Token,
+    ) -> impl Future<Output = Result<(Page, Self::Token), sqlx::Error>> + Send;
+    /// For a flag of this type: the condition for rows where it is not set, and its value once it is.
+    fn flag(column: &str, r#type: &str) -> Option<(String, String)>;
+    /// A binary column as text.
+    fn hex(column: &str) -> String {
+        format!("hex({column})")
+    }
+    /// The rows whose column is one of the texts that [`Engine::set_flag`] binds.
+    fn one_of(column: &str, _type: &str) -> String {
+        format!("{column} in ({IDS})")
+    }
+    /// Runs the statement for the rows with these ids.
+    fn set_flag(
+        pool: &Pool<Self::Db>,
+        statement: &str,
+        id: Kind,
+        ids: &[String],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
     /// See [`Source::sweep`].
     fn sweep(
         _pool: Pool<Self::Db>,
@@ -87,6 +129,9 @@ pub(super) trait Engine: Send + Sync + 'static {
     /// Rows that lie in one of so many ranges (two binds each), ascending, at most as many as the last bind says.
     fn ranges(select: &Select, ranges: usize) -> String;
 }
+
+/// Where the binds stand in the text of a flag's statement, if the engine has no arrays.
+const IDS: &str = "{ids}";
 
 type Examined = Result<(Vec<bool>, Vec<String>), sqlx::Error>;
 
@@ -129,25 +174,24 @@ pub(super) struct Select {
 
 /// The body of [`Engine::read`], the same for each, compiled for each.
 macro_rules! read {
-    ($connection:expr, $statement:expr, $fields:expr, $numbers:expr) => {{
+    ($connection:expr, $statement:expr, $first:ident, $fields:expr, $binds:expr, $rows_max:expr) => {{
         use futures_util::TryStreamExt as _;
         use sqlx::Row as _;
         // Made of quoted identifiers of the live catalogue and the operator's own `where`.
         let mut query = sqlx::query(sqlx::AssertSqlSafe(std::sync::Arc::clone($statement)));
-        for number in $numbers {
-            query = query.bind(*number);
+        for bind in $binds {
+            query = query.bind(bind.clone());
         }
         let (mut page, mut bytes) = ($crate::source::Page::default(), 0);
-        let rows_max = $numbers.last().map_or(1, |rows_max| *rows_max as usize);
         let mut rows = query.fetch($connection);
         while let Some(found) = rows.try_next().await? {
-            let mut row = $crate::source::mapping::Row { sequence: found.try_get_unchecked(0)?, ..Default::default() };
+            let mut row = $crate::source::mapping::Row { $first: found.try_get_unchecked(0)?, ..Default::default() };
             for (n, field) in $fields.iter().enumerate() {
                 row.cells[*field] = found.try_get_unchecked(n + 1)?;
             }
             bytes += row.bytes();
             page.rows.push(row);
-            page.more = bytes >= $crate::source::sql::PAGE_BYTES_MAX || page.rows.len() >= rows_max;
+            page.more = bytes >= $crate::source::sql::PAGE_BYTES_MAX || page.rows.len() >= $rows_max;
             if page.more {
                 break;
             }
@@ -158,28 +202,36 @@ macro_rules! read {
 }
 use read;
 
+/// The body of [`Engine::set_flag`] where there are no arrays.
+macro_rules! set_flag {
+    ($engine:ty, $pool:expr, $statement:expr, $id:expr, $ids:expr) => {{
+        let bind = if $id == $crate::source::mapping::Kind::Bytes { "unhex(?)" } else { "?" };
+        let text = $statement.replace($crate::source::sql::IDS, &vec![bind; $ids.len()].join(", "));
+        let mut transaction = $pool.begin_with(<$engine as $crate::source::sql::Engine>::BEGIN_WRITE).await?;
+        let query = $ids.iter().fold(sqlx::query(sqlx::AssertSqlSafe(text)), |query, id| query.bind(id.as_str()));
+        query.execute(&mut *transaction).await?;
+        transaction.commit().await
+    }};
+}
+use set_flag;
+
 fn pool<DB: Database>() -> PoolOptions<DB> {
     PoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(CONNECT_TIMEOUT)
 }
 
-/// A table of a database.
-pub(super) struct SqlSource<E: Engine> {
+/// A table that is there and fits the configuration.
+struct Opened<E: Engine> {
     name: String,
     pool: Pool<E::Db>,
-    /// What is being read in one snapshot: nothing, or a transaction once it has begun.
-    snapshot: Option<Option<Transaction<'static, E::Db>>>,
     table: Table,
-    sequence: String,
+    columns: Vec<(String, String)>,
     mapping: Mapping,
+    /// The cells that are selected, and what they are.
+    list: String,
     fields: Vec<Field>,
-    tail: Statement,
-    ranges: [Statement; 3],
-    newest: Statement,
 }
 
-impl<E: Engine> Source for SqlSource<E> {
-    const REREADS_LAST: bool = E::REREADS_LAST;
-
+impl<E: Engine> Opened<E> {
     async fn open(config: &Config) -> Result<Self, Error> {
         config.check()?;
         let name = config.name.clone();
@@ -189,106 +241,11 @@ impl<E: Engine> Source for SqlSource<E> {
         if columns.is_empty() {
             return Err(Error::NoTable { name, table: config.table.clone() });
         }
-        let find = |column: &str| find::<E>(config, &columns, column);
-        let (sequence, kind) = find(&config.columns.sequence)?;
-        if E::TYPED && kind != Kind::Integer {
-            return Err(config.error(format!("column `{sequence}` can't be the `sequence`: it is no integer column")));
-        }
-        let mapping = Mapping::new(config, find)?;
-        let (select, fields) = select::<E>(&table, &sequence, &mapping);
-        let Select { list, table: from, sequence: by } = &select;
-        let (one, two, usable) = (E::bind(1), E::bind(2), E::usable(by));
-        let tail = format!("select {list} from {from} where {by} > {one} and {usable} order by {by} limit {two}");
-        let newest = format!("select {list} from {from} where {usable} order by {by} desc limit {one}");
-        let ranges = RANGES.map(|ranges| E::ranges(&select, ranges).into());
-        let (tail, newest) = (tail.into(), newest.into());
-        Ok(Self { name, pool, snapshot: None, table, sequence, mapping, fields, tail, ranges, newest })
-    }
-
-    fn mapping(&self) -> &Mapping {
-        &self.mapping
-    }
-
-    async fn begin(&mut self) -> Result<(), Error> {
-        self.snapshot = Some(None);
-        Ok(())
-    }
-
-    async fn end(&mut self) -> Result<(), Error> {
-        match self.snapshot.take().flatten() {
-            Some(transaction) => answer(&self.name, transaction.commit()).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn tail(&mut self, above: i64, rows_max: usize) -> Result<Page, Error> {
-        let statement = Arc::clone(&self.tail);
-        self.read(&statement, &[above, rows_max as i64]).await
-    }
-
-    async fn ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> Result<Page, Error> {
-        let (mut page, mut rest, mut bytes) = (Page::default(), ranges, 0);
-        while !rest.is_empty() && !page.more {
-            let which = RANGES.iter().position(|size| *size >= rest.len()).unwrap_or(RANGES.len() - 1);
-            let (now, later) = rest.split_at(rest.len().min(RANGES[which]));
-            rest = later;
-            let padded = now.iter().copied().chain(std::iter::repeat(NO_RANGE)).take(RANGES[which]);
-            let mut numbers: Vec<i64> = padded.flat_map(|(from, to)| [from, to]).collect();
-            numbers.push((rows_max - page.rows.len()) as i64);
-            let statement = Arc::clone(&self.ranges[which]);
-            let found = self.read(&statement, &numbers).await?;
-            bytes += found.rows.iter().map(Row::bytes).sum::<usize>();
-            page.rows.extend(found.rows);
-            page.more = found.more || (bytes >= PAGE_BYTES_MAX && !rest.is_empty());
-        }
-        Ok(page)
-    }
-
-    async fn newest(&mut self, rows_max: usize) -> Result<Page, Error> {
-        let statement = Arc::clone(&self.newest);
-        self.read(&statement, &[rows_max as i64]).await
-    }
-
-    fn sweep(
-        &self,
-        since: Option<Horizon>,
-        ranges: Vec<(i64, i64)>,
-        now: i64,
-    ) -> BoxFuture<'static, Result<Option<Swept>, Error>> {
-        let (table, sequence) = (self.table.quoted::<E>(), quote::<E>(&self.sequence));
-        let (name, pool) = (self.name.clone(), self.pool.clone());
-        let ask = Ask { table, sequence, since, ranges, now };
-        async move { within(SWEEP_TIMEOUT, &name, E::sweep(pool, ask)).await }.boxed()
-    }
-
-    async fn warnings(&mut self) -> Result<Vec<String>, Error> {
-        let column = &self.sequence;
-        let (unique, mut warnings) = answer(&self.name, E::examine(&self.pool, &self.table, column)).await?;
-        if unique.is_empty() {
-            warnings.push(format!("no index starts with column `{column}`: every poll reads the whole table"));
-        } else if !unique.contains(&true) {
-            warnings.push(format!("column `{column}` is not unique: of rows that share a number, some may be missed"));
-        }
-        Ok(warnings)
-    }
-}
-
-impl<E: Engine> SqlSource<E> {
-    async fn read(&mut self, statement: &Statement, numbers: &[i64]) -> Result<Page, Error> {
-        let Self { name, pool, snapshot, fields, .. } = self;
-        let page = answer(name, async {
-            match snapshot {
-                None => E::read(&mut *pool.acquire().await?, statement, fields, numbers).await,
-                Some(Some(transaction)) => E::read(transaction, statement, fields, numbers).await,
-                Some(none) => E::read(none.insert(pool.begin_with(E::BEGIN).await?), statement, fields, numbers).await,
-            }
-        });
-        let page = page.await?;
-        if page.more && !E::LONG_SNAPSHOTS && self.snapshot.is_some() {
-            self.end().await?;
-            self.begin().await?;
-        }
-        Ok(page)
+        let mapping = Mapping::new(config, |column| {
+            find(config, &columns, column).map(|(name, r#type)| (name, E::kind(&r#type)))
+        })?;
+        let (list, fields) = cells::<E>(&mapping);
+        Ok(Self { name, pool, table, columns, mapping, list, fields })
     }
 }
 
@@ -309,11 +266,11 @@ async fn within<T>(
     }
 }
 
-/// The column's name as the database writes it.
-fn find<E: Engine>(config: &Config, columns: &[(String, String)], column: &str) -> Result<(String, Kind), Error> {
+/// The column's name and type as the database writes them, the type in lower case.
+fn find(config: &Config, columns: &[(String, String)], column: &str) -> Result<(String, String), Error> {
     let exact = columns.iter().find(|(found, _)| found == column);
     match exact.or_else(|| columns.iter().find(|(found, _)| found.eq_ignore_ascii_case(column))) {
-        Some((found, r#type)) => Ok((found.clone(), E::kind(&r#type.to_ascii_lowercase()))),
+        Some((found, r#type)) => Ok((found.clone(), r#type.to_ascii_lowercase())),
         None => {
             let hint = nearest(column, columns.iter().map(|(name, _)| name.as_str()));
             let (name, table) = (config.name.clone(), config.table.clone());
@@ -322,23 +279,27 @@ fn find<E: Engine>(config: &Config, columns: &[(String, String)], column: &str) 
     }
 }
 
-fn select<E: Engine>(table: &Table, sequence: &str, mapping: &Mapping) -> (Select, Vec<Field>) {
-    let (sequence, text) = (quote::<E>(sequence), E::TEXT);
-    let mut list = format!("cast({sequence} as {})", E::INTEGER);
-    let mut fields = Vec::new();
+/// `, cell` for each column that is read, and the fields that these are.
+fn cells<E: Engine>(mapping: &Mapping) -> (String, Vec<Field>) {
+    let (mut list, mut fields) = (String::new(), Vec::new());
     for (field, origin) in mapping.origins().iter().enumerate() {
         let cell = match origin {
             Origin::Absent | Origin::Constant(_) => continue,
-            Origin::Column(column, Kind::Bytes) => quote::<E>(column),
-            Origin::Column(column, Kind::Bits) => format!("cast({} + 0 as {text})", quote::<E>(column)),
-            Origin::Column(column, _) => format!("cast({} as {text})", quote::<E>(column)),
             // The line break ends a comment in it.
-            Origin::Condition(condition) => format!("cast(({condition}\n) as {text})"),
+            Origin::Condition(condition) => format!("cast(({condition}\n) as {})", E::TEXT),
+            Origin::Column(column, Kind::Bytes) => quote::<E>(column),
+            Origin::Column(column, kind) => text::<E>(column, *kind),
         };
         list += &format!(", {cell} as c{field}");
         fields.push(field);
     }
-    (Select { list, table: table.quoted::<E>(), sequence }, fields)
+    (list, fields)
+}
+
+/// A column as text.
+fn text<E: Engine>(column: &str, kind: Kind) -> String {
+    let plus = if kind == Kind::Bits { " + 0" } else { "" };
+    format!("cast({}{plus} as {})", quote::<E>(column), E::TEXT)
 }
 
 /// `; did you mean …?`, if one of the known names is near.

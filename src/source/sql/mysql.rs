@@ -1,18 +1,23 @@
 //! MySQL and MariaDB with InnoDB.
 
+mod overlap;
+
 use std::str::FromStr;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
+use super::windowed::Window;
+use super::{Engine, Examined, Field, Select, Statement, Table, pool, read, set_flag};
 use crate::source::mapping::Kind;
-use crate::source::{Config, Page, ROWS_MAX};
+use crate::source::{Config, Follow, Page, ROWS_MAX};
 
 pub(in crate::source) struct MySql;
 
 impl Engine for MySql {
     type Db = sqlx::MySql;
+    type Token = overlap::Token;
+    const BEGIN_WRITE: &'static str = "start transaction read write";
     const BEGIN: &'static str = "start transaction with consistent snapshot, read only";
     const QUOTE: char = '`';
     const INTEGER: &'static str = "signed";
@@ -64,7 +69,50 @@ impl Engine for MySql {
         fields: &[Field],
         numbers: &[i64],
     ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, fields, numbers)
+        read!(connection, statement, sequence, fields, numbers, numbers.last().map_or(1, |rows| *rows as usize))
+    }
+
+    async fn read_marked(
+        connection: &mut MySqlConnection,
+        statement: &Statement,
+        fields: &[Field],
+        marks: &[String],
+    ) -> Result<Page, sqlx::Error> {
+        read!(connection, statement, mark, fields, marks, ROWS_MAX)
+    }
+
+    fn check_window(follow: Follow, window: &Window) -> Result<(), String> {
+        match (follow, window.time.1) {
+            (Follow::Overlap, Kind::Instant | Kind::Naive) | (Follow::Probe | Follow::Xmin | Follow::Flag, _) => Ok(()),
+            _ => {
+                Err("`follow` = \"overlap\" needs a `timestamp` or `datetime` column as `columns.occurred_at`"
+                    .to_owned())
+            }
+        }
+    }
+
+    async fn examine_window(pool: &MySqlPool, table: &Table, follow: Follow) -> Result<Vec<String>, sqlx::Error> {
+        if follow == Follow::Overlap { overlap::examine(pool, table).await } else { Ok(Vec::new()) }
+    }
+
+    async fn window(
+        pool: &MySqlPool,
+        window: &Window,
+        token: overlap::Token,
+    ) -> Result<(Page, overlap::Token), sqlx::Error> {
+        overlap::window(pool, window, token).await
+    }
+
+    fn flag(column: &str, r#type: &str) -> Option<(String, String)> {
+        match Self::kind(r#type) {
+            Kind::Integer | Kind::Bits => Some((format!("coalesce({column}, 0) = 0"), "1".to_owned())),
+            Kind::Instant | Kind::Naive => Some((format!("{column} is null"), "now(6)".to_owned())),
+            _ => None,
+        }
+    }
+
+    async fn set_flag(pool: &MySqlPool, statement: &str, id: Kind, ids: &[String]) -> Result<(), sqlx::Error> {
+        set_flag!(Self, pool, statement, id, ids)
     }
 
     fn kind(r#type: &str) -> Kind {

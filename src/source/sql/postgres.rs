@@ -1,24 +1,28 @@
 //! PostgreSQL, 13 or newer.
 
-mod sweep;
+mod writer;
 
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use super::windowed::Window;
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
 use crate::source::mapping::Kind;
-use crate::source::{Ask, Config, Page, Swept};
+use crate::source::{Ask, Config, Follow, Page, ROWS_MAX, Swept};
 
-/// Read only, no statement for ever, times as ISO text in UTC.
+/// Read only, no statement for ever, times as ISO text in UTC, tables from their beginning to their end.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '60s'; \
-                       set time zone 'UTC'; set datestyle = 'ISO'";
+                       set time zone 'UTC'; set datestyle = 'ISO'; set bytea_output = 'hex'; \
+                       set synchronize_seqscans = off; set max_parallel_workers_per_gather = 0";
 
 pub(in crate::source) struct Postgres;
 
 impl Engine for Postgres {
     type Db = sqlx::Postgres;
+    type Token = writer::Token;
+    const BEGIN_WRITE: &'static str = "begin read write";
     const BEGIN: &'static str = "begin isolation level repeatable read, read only";
     const INTEGER: &'static str = "bigint";
     const TEXT: &'static str = "text";
@@ -69,11 +73,80 @@ impl Engine for Postgres {
         fields: &[Field],
         numbers: &[i64],
     ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, fields, numbers)
+        read!(connection, statement, sequence, fields, numbers, numbers.last().map_or(1, |rows| *rows as usize))
+    }
+
+    async fn read_marked(
+        connection: &mut PgConnection,
+        statement: &Statement,
+        fields: &[Field],
+        marks: &[String],
+    ) -> Result<Page, sqlx::Error> {
+        read!(connection, statement, mark, fields, marks, ROWS_MAX)
+    }
+
+    async fn examine_window(pool: &PgPool, table: &Table, follow: Follow) -> Result<Vec<String>, sqlx::Error> {
+        let is_replica: bool = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(pool).await?;
+        let mut warnings = Vec::new();
+        if is_replica {
+            warnings.push("the server is a replica: rows appear as late as it lags".to_owned());
+        }
+        let may_update = "select has_any_column_privilege(to_regclass($1), 'update')";
+        let may_update: bool = sqlx::query_scalar(may_update).bind(table.quoted::<Self>()).fetch_one(pool).await?;
+        if follow == Follow::Flag && !may_update {
+            warnings.push(
+                "the user has no right to update the table: the same rows will be read again and again".to_owned(),
+            );
+        }
+        if follow == Follow::Xmin {
+            let pages = "select pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
+            let pages: i64 = sqlx::query_scalar(pages).bind(table.quoted::<Self>()).fetch_one(pool).await?;
+            let text = "a write transaction anywhere on the server, however idle, holds back all rows until it ends";
+            warnings.push(text.to_owned());
+            if pages > writer::SMALL_PAGES {
+                warnings.push(
+                    "the table is larger than 200 MB: rows in the room of deleted ones are found once a `sweep`"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(warnings)
+    }
+
+    async fn window(
+        pool: &PgPool,
+        window: &Window,
+        token: writer::Token,
+    ) -> Result<(Page, writer::Token), sqlx::Error> {
+        writer::window(pool, window, token).await
+    }
+
+    fn flag(column: &str, r#type: &str) -> Option<(String, String)> {
+        match (Self::kind(r#type), r#type) {
+            (_, "bool") => Some((format!("{column} is not true"), "true".to_owned())),
+            (Kind::Integer, _) => Some((format!("coalesce({column}, 0) = 0"), "1".to_owned())),
+            (Kind::Instant | Kind::Naive, _) => Some((format!("{column} is null"), "now()".to_owned())),
+            _ => None,
+        }
+    }
+
+    fn hex(column: &str) -> String {
+        format!("cast({column} as text)")
+    }
+
+    fn one_of(column: &str, r#type: &str) -> String {
+        format!("{column} = any($1::text[]::\"{}\"[])", r#type.replace('"', "\"\""))
+    }
+
+    async fn set_flag(pool: &PgPool, statement: &str, _: Kind, ids: &[String]) -> Result<(), sqlx::Error> {
+        let mut transaction = pool.begin_with(Self::BEGIN_WRITE).await?;
+        let query = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).bind(ids);
+        query.execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 
     async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx::Error> {
-        sweep::sweep(pool, ask).await
+        writer::sweep(pool, ask).await
     }
 
     fn kind(r#type: &str) -> Kind {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 
-use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
+use super::windowed::Window;
+use super::{Engine, Examined, Field, Select, Statement, Table, pool, read, set_flag};
 use crate::journal;
 use crate::source::mapping::Kind;
-use crate::source::{Config, Page};
+use crate::source::{Config, Follow, Page, ROWS_MAX};
 
 /// How long a read waits for a writer's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,6 +17,9 @@ pub(in crate::source) struct Sqlite;
 
 impl Engine for Sqlite {
     type Db = sqlx::Sqlite;
+    /// All without numbers is by a flag, which needs no memory.
+    type Token = ();
+    const BEGIN_WRITE: &'static str = "begin immediate";
     const BEGIN: &'static str = "begin deferred";
     /// Without `autoincrement`, the number of a deleted newest row is given again.
     const REREADS_LAST: bool = true;
@@ -27,7 +31,10 @@ impl Engine for Sqlite {
 
     async fn connect(config: &Config) -> Result<SqlitePool, sqlx::Error> {
         let path = journal::sqlite_path(&config.url).unwrap_or_default();
-        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(config.follow() != Follow::Flag)
+            .busy_timeout(BUSY_TIMEOUT);
         pool().connect_with(options).await
     }
 
@@ -65,7 +72,38 @@ impl Engine for Sqlite {
         fields: &[Field],
         numbers: &[i64],
     ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, fields, numbers)
+        read!(connection, statement, sequence, fields, numbers, numbers.last().map_or(1, |rows| *rows as usize))
+    }
+
+    async fn read_marked(
+        connection: &mut SqliteConnection,
+        statement: &Statement,
+        fields: &[Field],
+        marks: &[String],
+    ) -> Result<Page, sqlx::Error> {
+        read!(connection, statement, mark, fields, marks, ROWS_MAX)
+    }
+
+    async fn examine_window(_: &SqlitePool, _: &Table, _: Follow) -> Result<Vec<String>, sqlx::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn window(_: &SqlitePool, _: &Window, token: ()) -> Result<(Page, ()), sqlx::Error> {
+        Ok((Page::default(), token))
+    }
+
+    fn flag(column: &str, r#type: &str) -> Option<(String, String)> {
+        if r#type.contains("int") || r#type.contains("bool") {
+            Some((format!("coalesce({column}, 0) = 0"), "1".to_owned()))
+        } else if r#type.contains("time") || r#type.contains("date") {
+            Some((format!("{column} is null"), "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')".to_owned()))
+        } else {
+            None
+        }
+    }
+
+    async fn set_flag(pool: &SqlitePool, statement: &str, id: Kind, ids: &[String]) -> Result<(), sqlx::Error> {
+        set_flag!(Self, pool, statement, id, ids)
     }
 
     /// Declared types say little here: any column may hold any value.

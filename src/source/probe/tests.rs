@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::journal;
-use crate::runtime::{Tasks, random_hex};
-use crate::source::Engine;
+use crate::runtime::{Clock, Tasks, random_hex};
 use crate::source::config::tests::cart;
 use crate::source::holes::Horizon;
 use crate::source::mapping::{Kind, Mapping};
+use crate::source::{Catalogue, Engine, Journal, Status};
 
 /// Rows in memory.
 struct Table {
@@ -73,7 +73,7 @@ fn rows() -> Vec<Row> {
         let time = "2026-01-01T00:00:00Z";
         let cells =
             [&id, "Added", "", &cart, &version, time, data, "", outbox, ""].map(|cell| Some(cell.as_bytes().to_vec()));
-        Row { sequence: n, cells }
+        Row { sequence: n, cells, ..Row::default() }
     };
     (1..=5_600).filter(|n| n % 9 != 0).map(row).collect()
 }
@@ -86,9 +86,9 @@ async fn every_checkpoint_is_true_when_it_is_written() {
     let journal = Journal::open(&config, &clock, &tasks).await.expect("a journal");
     let config = cart("sqlite://unused");
     assert_eq!(config.engine(), Some(Engine::Sqlite));
-    let setting =
-        Setting { status: Status::new(&config), config, journal, catalogue: Arc::new(Catalogue::default()), clock };
-    let mut pump = Pump::<Table>::open(&setting).await.expect("a pump");
+    let catalogue = Arc::new(Catalogue::default());
+    let setting = Arc::new(Setting { status: Status::new(&config), config, journal, catalogue, clock });
+    let mut pump = Probe::<Table>::open(Arc::clone(&setting)).await.expect("a pump");
 
     let mut batch = Batch::default();
     let page = pump.source.tail(i64::MIN, ROWS_MAX).await.expect("rows");

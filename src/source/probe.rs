@@ -1,0 +1,294 @@
+//! Following a table by its numbers. Nothing waits at a hole: what is visible is journaled, what is missing is remembered
+//! and looked for again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+use super::holes::{Checkpoint, Lost};
+use super::mapping::{Mapped, Row};
+use super::pump::{Budget, Pump, Setting, bytes};
+use super::{Config, Error, Page, ROWS_MAX, Source, Swept, order};
+use crate::event::Event;
+use crate::journal::{Append, Arrival, Quarantined};
+use crate::runtime::ready;
+
+/// Holes are given up all day long where transactions are rolled back; one line an hour tells enough.
+const LOST_LOG_EVERY: Duration = Duration::from_secs(3_600);
+/// So many of the missing ranges are shown.
+const HOLES_SHOWN: usize = 100;
+
+/// What was read in one snapshot and is not journaled yet.
+#[derive(Default)]
+struct Batch {
+    /// In sequence, as far as they are not ordered yet.
+    events: VecDeque<Found<Event>>,
+    /// Rows that are no events: withheld (nothing) or quarantined. They are journaled once the checkpoint covers them.
+    others: VecDeque<Found<Option<Quarantined>>>,
+    /// Numbers above the checkpoint's maximum that were there, ascending.
+    seen: Vec<i64>,
+    /// The highest number, and its row's id where that matters.
+    highest: Option<(i64, Option<String>)>,
+}
+
+struct Found<T> {
+    sequence: i64,
+    late: bool,
+    it: T,
+}
+
+pub(super) struct Probe<S> {
+    setting: Arc<Setting>,
+    source: S,
+    /// As it stands in the journal.
+    checkpoint: Checkpoint,
+    /// Rows to ask for: fewer while they are large.
+    rows_max: usize,
+    /// What was said of it, and when.
+    lost_logged: (Lost, Option<Instant>),
+    /// The sweep that runs, when the next one starts, and what the last one found.
+    sweep: Option<BoxFuture<'static, Result<Option<Swept>, Error>>>,
+    sweep_at: Instant,
+    swept: Option<Swept>,
+}
+
+impl<S: Source> Pump for Probe<S> {
+    async fn open(setting: Arc<Setting>) -> Result<Self, Error> {
+        let Config { name, table, columns, sweep, .. } = &setting.config;
+        let source = S::open(&setting.config).await?;
+        let mut checkpoint = Checkpoint::parse(name, setting.checkpoint().await?.as_deref())?;
+        let column = format!("{table}.{}", columns.sequence.as_deref().unwrap_or_default());
+        if let Some(before) = checkpoint.column.replace(column.clone()).filter(|before| *before != column) {
+            // Its numbers mean nothing here. Whatever was journaled already is known by its id.
+            warn!(source.name = %name, "source `{name}` was read by `{before}` and is now by `{column}`: starting at its beginning");
+            checkpoint = Checkpoint { column: Some(column), ..Checkpoint::default() };
+        }
+        if checkpoint.swept.is_none() {
+            // Before the first row is read: what is written from now on is found.
+            let now = setting.clock.now_micros();
+            checkpoint.swept = source.sweep(None, Vec::new(), now).await?.map(|swept| swept.horizon);
+        }
+        let lost_logged = (checkpoint.lost, None);
+        let (sweep, sweep_at, swept) = (None, Instant::now() + *sweep, None);
+        Ok(Self { setting, source, checkpoint, rows_max: ROWS_MAX, lost_logged, sweep, sweep_at, swept })
+    }
+
+    /// Until the next look; meanwhile a sweep goes on.
+    async fn rest(&mut self, until: Instant) {
+        if self.sweep.is_none() && self.checkpoint.swept.is_some() && Instant::now() >= self.sweep_at {
+            let (since, ranges) = (self.checkpoint.swept, self.checkpoint.holes.resting().to_vec());
+            self.sweep = Some(self.source.sweep(since, ranges, self.setting.clock.now_micros()));
+        }
+        tokio::select! {
+            () = sleep_until(until) => {}
+            result = ready(&mut self.sweep) => {
+                self.sweep_at = Instant::now() + self.setting.config.sweep;
+                match result {
+                    Ok(swept) => {
+                        self.swept = swept;
+                        let now = self.setting.clock.now_micros();
+                        self.setting.status.update(|state| state.swept_at = Some(now));
+                    }
+                    Err(cause) => {
+                        let name = &self.setting.config.name;
+                        warn!(source.name = %name, "can't sweep, will try again in {:?}: {cause}", self.setting.config.sweep);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One complete look at the table: everything above the maximum and in the holes that are due, as one snapshot
+    /// shows it. Returns whether there was anything.
+    async fn poll(&mut self) -> Result<bool, Error> {
+        let now = self.setting.clock.now_micros();
+        let mut due = self.checkpoint.holes.due(now);
+        let swept = self.swept.take();
+        due.extend(swept.iter().flat_map(|swept| &swept.ranges));
+        due.sort_unstable();
+        let mut batch = Batch::default();
+        let mut is_complete = false;
+        if due.is_empty() {
+            let page = self.source.tail(self.above(), self.rows_max).await?;
+            is_complete = !page.more;
+            if is_complete {
+                self.take(&mut batch, &page);
+            }
+        }
+        if !is_complete {
+            self.read_snapshot(&mut batch, due).await?;
+        }
+        self.journal(&mut batch, 0).await?;
+        if let Some(swept) = swept {
+            self.checkpoint.swept = Some(swept.horizon);
+        }
+        self.finish(now);
+        Ok(batch.highest.is_some())
+    }
+}
+
+impl<S: Source> Probe<S> {
+    /// Reads page by page and journals all but the latest page, which may still exchange rows with the next.
+    async fn read_snapshot(&mut self, batch: &mut Batch, mut due: Vec<(i64, i64)>) -> Result<(), Error> {
+        self.source.begin().await?;
+        // Late rows come first: their numbers are lower.
+        while !due.is_empty() {
+            let page = self.source.ranges(&due, self.rows_max).await?;
+            let next = page.rows.last().filter(|_| page.more).map(|row| row.sequence.saturating_add(1));
+            due.retain(|(_, to)| next.is_some_and(|next| next <= *to));
+            if let (Some(range), Some(next)) = (due.first_mut(), next) {
+                range.0 = range.0.max(next);
+            }
+            let keep = self.take(batch, &page);
+            if page.more {
+                self.journal(batch, keep).await?;
+            }
+        }
+        let mut above = self.above();
+        loop {
+            let page = self.source.tail(above, self.rows_max).await?;
+            above = page.rows.last().map_or(above, |row| row.sequence);
+            self.resize(&page);
+            let keep = self.take(batch, &page);
+            if !page.more {
+                return self.source.end().await;
+            }
+            self.journal(batch, keep).await?;
+        }
+    }
+
+    /// What is above this number was not read yet.
+    fn above(&self) -> i64 {
+        match self.checkpoint.max {
+            Some(max) if S::REREADS_LAST => max.saturating_sub(1),
+            Some(max) => max,
+            None => i64::MIN,
+        }
+    }
+
+    /// Large rows are asked for in smaller numbers, so that little is sent in vain.
+    fn resize(&mut self, page: &Page) {
+        let is_cut = page.more && page.rows.len() < self.rows_max;
+        self.rows_max = if is_cut { page.rows.len().max(1) } else { (self.rows_max * 2).min(ROWS_MAX) };
+    }
+
+    /// Maps the rows into the batch. Returns how many of them are events.
+    fn take(&self, batch: &mut Batch, page: &Page) -> usize {
+        let before = batch.events.len();
+        for row in &page.rows {
+            self.take_row(batch, row);
+        }
+        batch.events.len() - before
+    }
+
+    fn take_row(&self, batch: &mut Batch, row: &Row) {
+        let (sequence, max) = (row.sequence, self.checkpoint.max);
+        let own_id = if S::REREADS_LAST { self.source.mapping().own_id(row) } else { None };
+        if S::REREADS_LAST && max == Some(sequence) && own_id == self.checkpoint.last_id {
+            return;
+        }
+        let late = max.is_some_and(|max| sequence < max);
+        if max.is_none_or(|max| sequence > max) {
+            batch.seen.push(sequence);
+        }
+        if batch.highest.as_ref().is_none_or(|(highest, _)| *highest <= sequence) {
+            batch.highest = Some((sequence, own_id));
+        }
+        match self.source.mapping().map(row, &self.setting.catalogue) {
+            Mapped::Event(it) => batch.events.push_back(Found { sequence, late, it }),
+            Mapped::Withheld => batch.others.push_back(Found { sequence, late, it: None }),
+            Mapped::Quarantined(row) => batch.others.push_back(Found { sequence, late, it: Some(row) }),
+        }
+    }
+
+    /// Orders what was read and journals it but for the last `keep` events.
+    async fn journal(&mut self, batch: &mut Batch, keep: usize) -> Result<(), Error> {
+        let mut events = Vec::from(std::mem::take(&mut batch.events));
+        order::by_version(&mut events, |found| {
+            let event = &found.it;
+            event
+                .aggregate_version
+                .map(|version| ((event.aggregate_type.as_str(), event.aggregate_id.as_str()), version))
+        });
+        let mut rest = events.split_off(events.len().saturating_sub(keep));
+        batch.events = events.into();
+        while !batch.events.is_empty() || (keep == 0 && !batch.others.is_empty()) {
+            let (append, checkpoint) = self.next_append(batch, &rest);
+            self.setting.append(append).await?;
+            self.checkpoint = checkpoint;
+        }
+        // By number again: the next page may bring rows that belong between them.
+        rest.sort_by_key(|found| found.sequence);
+        batch.events = rest.into();
+        Ok(())
+    }
+
+    /// Takes the next piece out of the batch, with the checkpoint that is true once it is journaled.
+    fn next_append(&self, batch: &mut Batch, rest: &[Found<Event>]) -> (Append, Checkpoint) {
+        let mut append = Append { source: self.setting.config.name.clone(), ..Append::default() };
+        let mut checkpoint = self.checkpoint.clone();
+        let mut budget = Budget::default();
+        while let Some(Found { sequence, late, it }) = batch.events.pop_front_if(|found| budget.takes(bytes(&found.it)))
+        {
+            checkpoint.holes.found(sequence);
+            let summary = self.setting.catalogue.summary(&it);
+            append.arrivals.push(Arrival { event: it, sequence: Some(sequence), summary, late });
+        }
+        let waiting = batch.events.iter().chain(rest).map(|found| found.sequence).min();
+        // Once the others are counted they must not be read again, so they wait for what stands below them.
+        let mut budget = Budget::default();
+        while let Some(Found { sequence, it, .. }) = batch.others.pop_front_if(|found| {
+            let fits = |row: &Quarantined| budget.takes(row.raw.len());
+            waiting.is_none_or(|waiting| found.sequence < waiting) && found.it.as_ref().is_none_or(fits)
+        }) {
+            checkpoint.holes.found(sequence);
+            append.withheld += u64::from(it.is_none());
+            append.quarantined.extend(it);
+        }
+        let waiting = batch.others.front().map(|found| found.sequence).into_iter().chain(waiting).min();
+        self.advance(&mut checkpoint, batch, waiting);
+        append.checkpoint = Some(checkpoint.to_json());
+        (append, checkpoint)
+    }
+
+    /// Moves the maximum to just below what waits, or to the highest number read.
+    fn advance(&self, checkpoint: &mut Checkpoint, batch: &mut Batch, waiting: Option<i64>) {
+        let Some((highest, last_id)) = &batch.highest else { return };
+        let through = waiting.map_or(*highest, |waiting| waiting.saturating_sub(1));
+        if checkpoint.max.is_none_or(|max| through > max) {
+            let settled: Vec<i64> =
+                batch.seen.drain(..batch.seen.partition_point(|number| *number <= through)).collect();
+            checkpoint.advance(&settled, through, self.setting.clock.now_micros());
+            checkpoint.last_id = None;
+        }
+        if checkpoint.max == Some(*highest) {
+            checkpoint.last_id.clone_from(last_id);
+        }
+    }
+
+    /// After a complete look: forgets holes that are too old, and says how the source is.
+    fn finish(&mut self, now: i64) {
+        self.checkpoint.give_up(now);
+        let name = &self.setting.config.name;
+        let (lost, (logged, at)) = (self.checkpoint.lost, self.lost_logged);
+        if lost != logged && at.is_none_or(|at| at.elapsed() >= LOST_LOG_EVERY) {
+            let (too_old, too_many) = (lost.too_old - logged.too_old, lost.too_many - logged.too_many);
+            warn!(source.name = %name, too_old, too_many, "no longer looking for missing numbers of `{name}`: {too_old} ranges after a day, {too_many} because too many are missing");
+            self.lost_logged = (lost, Some(Instant::now()));
+        }
+        let (position, hole_count) = (self.checkpoint.max, self.checkpoint.holes.len());
+        let holes = self.checkpoint.holes.first(HOLES_SHOWN);
+        self.setting.status.update(|state| {
+            state.position = position;
+            state.holes = holes;
+            state.hole_count = hole_count;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

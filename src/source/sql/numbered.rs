@@ -1,0 +1,137 @@
+//! A table read by its numbers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use sqlx::Transaction;
+
+use super::{Engine, Opened, PAGE_BYTES_MAX, Select, Statement, answer, find, quote, within};
+use crate::source::mapping::{Kind, Mapping, Row};
+use crate::source::{Ask, Config, Error, Horizon, Page, Source, Swept};
+
+/// Ranges that one statement looks for. Few sizes, so that few texts are prepared.
+const RANGES: [usize; 3] = [1, 10, 100];
+/// Pads a statement: nothing lies between 1 and 0.
+const NO_RANGE: (i64, i64) = (1, 0);
+/// A sweep may read a large table from end to end.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(31 * 60);
+
+pub(in crate::source) struct Numbered<E: Engine> {
+    opened: Opened<E>,
+    /// What is being read in one snapshot: nothing, or a transaction once it has begun.
+    snapshot: Option<Option<Transaction<'static, E::Db>>>,
+    sequence: String,
+    tail: Statement,
+    ranges: [Statement; 3],
+    newest: Statement,
+}
+
+impl<E: Engine> Source for Numbered<E> {
+    const REREADS_LAST: bool = E::REREADS_LAST;
+
+    async fn open(config: &Config) -> Result<Self, Error> {
+        let opened = Opened::<E>::open(config).await?;
+        let (sequence, r#type) = find(config, &opened.columns, config.columns.sequence.as_deref().unwrap_or_default())?;
+        if E::TYPED && E::kind(&r#type) != Kind::Integer {
+            return Err(config.error(format!("column `{sequence}` can't be the `sequence`: it is no integer column")));
+        }
+        let by = quote::<E>(&sequence);
+        let list = format!("cast({by} as {}){}", E::INTEGER, opened.list);
+        let select = Select { list, table: opened.table.quoted::<E>(), sequence: by };
+        let Select { list, table: from, sequence: by } = &select;
+        let (one, two, usable) = (E::bind(1), E::bind(2), E::usable(by));
+        let tail = format!("select {list} from {from} where {by} > {one} and {usable} order by {by} limit {two}");
+        let newest = format!("select {list} from {from} where {usable} order by {by} desc limit {one}");
+        let ranges = RANGES.map(|ranges| E::ranges(&select, ranges).into());
+        let (tail, newest) = (tail.into(), newest.into());
+        Ok(Self { opened, snapshot: None, sequence, tail, ranges, newest })
+    }
+
+    fn mapping(&self) -> &Mapping {
+        &self.opened.mapping
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        self.snapshot = Some(None);
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), Error> {
+        match self.snapshot.take().flatten() {
+            Some(transaction) => answer(&self.opened.name, transaction.commit()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tail(&mut self, above: i64, rows_max: usize) -> Result<Page, Error> {
+        let statement = Arc::clone(&self.tail);
+        self.read(&statement, &[above, rows_max as i64]).await
+    }
+
+    async fn ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> Result<Page, Error> {
+        let (mut page, mut rest, mut bytes) = (Page::default(), ranges, 0);
+        while !rest.is_empty() && !page.more {
+            let which = RANGES.iter().position(|size| *size >= rest.len()).unwrap_or(RANGES.len() - 1);
+            let (now, later) = rest.split_at(rest.len().min(RANGES[which]));
+            rest = later;
+            let padded = now.iter().copied().chain(std::iter::repeat(NO_RANGE)).take(RANGES[which]);
+            let mut numbers: Vec<i64> = padded.flat_map(|(from, to)| [from, to]).collect();
+            numbers.push((rows_max - page.rows.len()) as i64);
+            let statement = Arc::clone(&self.ranges[which]);
+            let found = self.read(&statement, &numbers).await?;
+            bytes += found.rows.iter().map(Row::bytes).sum::<usize>();
+            page.rows.extend(found.rows);
+            page.more = found.more || (bytes >= PAGE_BYTES_MAX && !rest.is_empty());
+        }
+        Ok(page)
+    }
+
+    async fn newest(&mut self, rows_max: usize) -> Result<Page, Error> {
+        let statement = Arc::clone(&self.newest);
+        self.read(&statement, &[rows_max as i64]).await
+    }
+
+    fn sweep(
+        &self,
+        since: Option<Horizon>,
+        ranges: Vec<(i64, i64)>,
+        now: i64,
+    ) -> BoxFuture<'static, Result<Option<Swept>, Error>> {
+        let (table, sequence) = (self.opened.table.quoted::<E>(), quote::<E>(&self.sequence));
+        let (name, pool) = (self.opened.name.clone(), self.opened.pool.clone());
+        let ask = Ask { table, sequence, since, ranges, now };
+        async move { within(SWEEP_TIMEOUT, &name, E::sweep(pool, ask)).await }.boxed()
+    }
+
+    async fn warnings(&mut self) -> Result<Vec<String>, Error> {
+        let (column, Opened { name, pool, table, .. }) = (&self.sequence, &self.opened);
+        let (unique, mut warnings) = answer(name, E::examine(pool, table, column)).await?;
+        if unique.is_empty() {
+            warnings.push(format!("no index starts with column `{column}`: every poll reads the whole table"));
+        } else if !unique.contains(&true) {
+            warnings.push(format!("column `{column}` is not unique: of rows that share a number, some may be missed"));
+        }
+        Ok(warnings)
+    }
+}
+
+impl<E: Engine> Numbered<E> {
+    async fn read(&mut self, statement: &Statement, numbers: &[i64]) -> Result<Page, Error> {
+        let Self { opened: Opened { name, pool, fields, .. }, snapshot, .. } = self;
+        let page = answer(name, async {
+            match snapshot {
+                None => E::read(&mut *pool.acquire().await?, statement, fields, numbers).await,
+                Some(Some(transaction)) => E::read(transaction, statement, fields, numbers).await,
+                Some(none) => E::read(none.insert(pool.begin_with(E::BEGIN).await?), statement, fields, numbers).await,
+            }
+        });
+        let page = page.await?;
+        if page.more && !E::LONG_SNAPSHOTS && self.snapshot.is_some() {
+            self.end().await?;
+            self.begin().await?;
+        }
+        Ok(page)
+    }
+}

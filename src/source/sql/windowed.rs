@@ -1,0 +1,144 @@
+//! A table read in windows: `xmin`, `overlap` and `flag`. What a window is, and how far it was read, is the engine's to
+//! say; a row that is flagged once it was taken needs no memory at all.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Engine, Opened, Statement, answer, find, quote, text};
+use crate::source::mapping::{Kind, Mapping};
+use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_MAX, Windows};
+
+/// Rows that are flagged by one statement.
+const FLAGS_MAX: usize = 1_000;
+
+/// What an engine remembers of the windows it has read.
+pub(in crate::source) trait Token: Default + Serialize + DeserializeOwned + Send + Sync {}
+impl<T: Default + Serialize + DeserializeOwned + Send + Sync> Token for T {}
+
+/// A table with what is selected of it. All names are quoted.
+pub(in crate::source) struct Window {
+    /// The cells, each after a comma.
+    pub(super) list: String,
+    pub(super) table: String,
+    pub(super) fields: Vec<super::Field>,
+    /// The column of the event's id, and its kind.
+    pub(super) id: (String, Kind),
+    /// The column of the event's time, and its kind.
+    pub(super) time: (String, Kind),
+    pub(super) zone: Option<chrono_tz::Tz>,
+    /// How often a large table is read whole, in microseconds; and what time it is.
+    pub(super) whole_every: i64,
+    pub(super) now: i64,
+}
+
+pub(in crate::source) struct Windowed<E: Engine> {
+    opened: Opened<E>,
+    follow: Follow,
+    window: Window,
+    flag: Option<Flag>,
+}
+
+/// How a row is flagged.
+struct Flag {
+    /// The rows that are not, with the id as text in front.
+    read: Statement,
+    /// Sets it for the rows with these ids.
+    set: String,
+}
+
+impl<E: Engine> Windows for Windowed<E> {
+    async fn open(config: &Config) -> Result<Self, Error> {
+        let opened = Opened::<E>::open(config).await?;
+        let (id, id_type) = find(config, &opened.columns, &config.columns.id)?;
+        let Column::Name(time) = &config.columns.occurred_at else {
+            return Err(config.error("`columns.occurred_at` must be a column: rows are ordered by it"));
+        };
+        let (time, time_type) = find(config, &opened.columns, time)?;
+        let (id_kind, time_kind) = (E::kind(&id_type), E::kind(&time_type));
+        let window = Window {
+            list: opened.list.clone(),
+            table: opened.table.quoted::<E>(),
+            fields: opened.fields.clone(),
+            id: (quote::<E>(&id), id_kind),
+            time: (quote::<E>(&time), time_kind),
+            zone: config.zone()?,
+            whole_every: i64::try_from(config.sweep.as_micros()).unwrap_or(i64::MAX),
+            now: 0,
+        };
+        let follow = config.follow();
+        E::check_window(follow, &window).map_err(|problem| config.error(problem))?;
+        let flag = match &config.columns.flag {
+            Some(column) => Some(flag::<E>(config, &opened, &window, column, (&id, &id_type))?),
+            None => None,
+        };
+        Ok(Self { opened, follow, window, flag })
+    }
+
+    fn mapping(&self) -> &Mapping {
+        &self.opened.mapping
+    }
+
+    fn repeats(&self) -> bool {
+        self.follow == Follow::Overlap
+    }
+
+    fn is_unordered(&self) -> bool {
+        self.follow == Follow::Xmin
+    }
+
+    async fn look(&mut self, token: Option<&str>, now: i64) -> Result<Look, Error> {
+        self.window.now = now;
+        let Opened { name, pool, .. } = &self.opened;
+        // One that is of another kind means the beginning: what is known is dropped.
+        let token: E::Token = token.and_then(|token| serde_json::from_str(token).ok()).unwrap_or_default();
+        let (Page { rows, more }, token) = match &self.flag {
+            Some(Flag { read, .. }) => {
+                let read = async { E::read_marked(&mut *pool.acquire().await?, read, &self.window.fields, &[]).await };
+                (answer(name, read).await?, token)
+            }
+            None => answer(name, E::window(pool, &self.window, token)).await?,
+        };
+        let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
+        Ok(Look { rows, token, more })
+    }
+
+    async fn taken(&mut self, marks: &[String]) -> Result<(), Error> {
+        let (Opened { name, pool, .. }, Some(Flag { set, .. })) = (&self.opened, &self.flag) else { return Ok(()) };
+        for marks in marks.chunks(FLAGS_MAX) {
+            answer(name, E::set_flag(pool, set, self.window.id.1, marks)).await?;
+        }
+        Ok(())
+    }
+
+    async fn warnings(&mut self) -> Result<Vec<String>, Error> {
+        let Opened { name, pool, table, .. } = &self.opened;
+        answer(name, E::examine_window(pool, table, self.follow)).await
+    }
+}
+
+fn flag<E: Engine>(
+    config: &Config,
+    opened: &Opened<E>,
+    window: &Window,
+    column: &str,
+    (id, id_type): (&str, &str),
+) -> Result<Flag, Error> {
+    let (column, r#type) = find(config, &opened.columns, column)?;
+    let Some((unset, value)) = E::flag(&quote::<E>(&column), &r#type) else {
+        let problem = "`columns.flag` must be a boolean, an integer (0 and 1) or a time (empty until it is set)";
+        return Err(config.error(format!("{problem}, but `{column}` is of type {}", r#type)));
+    };
+    let mark = match window.id.1 {
+        Kind::Bytes => E::hex(&quote::<E>(id)),
+        kind => text::<E>(id, kind),
+    };
+    let Window { list, table, time: (time, _), id: (by_id, _), .. } = window;
+    let order = match &config.columns.sequence {
+        Some(sequence) => quote::<E>(&find(config, &opened.columns, sequence)?.0),
+        None => format!("{time}, {by_id}"),
+    };
+    let read = format!("select {mark}{list} from {table} where {unset} order by {order} limit {ROWS_MAX}");
+    let set =
+        format!("update {table} set {} = {value} where {unset} and {}", quote::<E>(&column), E::one_of(by_id, id_type));
+    Ok(Flag { read: read.into(), set })
+}
