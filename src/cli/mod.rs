@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod init;
 mod openapi;
 mod schema;
 mod serve;
@@ -28,6 +29,9 @@ enum Command {
     /// A cart service writing its event store, the gateway on it, and a receiver that verifies each webhook call.
     #[command(after_help = "Example: postern demo --listen 127.0.0.1:9000 --rate 20")]
     Demo(demo::Arguments),
+    /// Looks through a database for event stores and writes a configuration for them.
+    #[command(after_help = "Example: postern init postgres://reader:secret@db/shop")]
+    Init(init::Arguments),
     /// Runs the gateway.
     #[command(after_help = "Example: POSTERN_SERVER__LISTEN=127.0.0.1:9000 postern serve --config postern.toml")]
     Serve(serve::Arguments),
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Init(arguments) => init::run(arguments).await,
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Schema(_) => schema::run(),

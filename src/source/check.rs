@@ -42,7 +42,8 @@ pub async fn check(config: &Config, catalogue: &Catalogue) -> Result<Report, Err
         Engine::MySql => in_windows::<Windowed<MySql>>(config, catalogue).await,
         Engine::Sqlite => in_windows::<Windowed<Sqlite>>(config, catalogue).await,
     }?;
-    report.place = format!("table `{}` of {}", config.table, redacted(&config.url));
+    report.place = format!("table `{}` of {}", config.table(), redacted(&config.url));
+    report.warnings.extend(config.notes.iter().cloned());
     Ok(report)
 }
 

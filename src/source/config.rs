@@ -6,6 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Error;
+use super::preset::Preset;
 use crate::filter::OWN_SOURCE;
 use crate::journal::redacted;
 use crate::runtime::parse_duration;
@@ -15,30 +16,71 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Names stand in URLs, ids and logs.
 const NAME_CHARS_MAX: usize = 64;
 
-/// One `[[source]]`.
+/// One `[[source]]`, with what its preset says.
 #[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct Config {
     pub name: String,
     /// `postgres://`, `mysql://`, `mariadb://` or `sqlite://`.
     pub url: String,
-    /// May be `schema.table`.
-    pub table: String,
+    pub preset: Option<String>,
+    /// Each may be `schema.table`; the first that there is.
+    pub tables: Vec<String>,
+    /// What to select from instead, if not all rows of the table are events.
+    pub relation: Option<String>,
     /// Nothing: by numbers where there are some, else by what the database offers.
-    #[serde(default)]
     pub follow: Option<Follow>,
-    #[serde(default)]
     pub poll: Poll,
     /// How often rows are looked for that were written later below numbers that are read, where the database can tell.
-    #[serde(default = "sweep_default", deserialize_with = "duration")]
     pub sweep: Duration,
     /// An SQL condition; rows where it does not hold stay inside.
-    #[serde(default, rename = "where")]
     pub condition: Option<String>,
     /// The zone of times that don't say theirs, by its IANA name.
-    #[serde(default)]
     pub time_zone: Option<String>,
     pub columns: Columns,
+    /// What is known of tables of this kind, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// As it stands in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    url: String,
+    preset: Option<String>,
+    table: Option<String>,
+    follow: Option<Follow>,
+    #[serde(default)]
+    poll: Poll,
+    #[serde(default = "sweep_default", deserialize_with = "duration")]
+    sweep: Duration,
+    #[serde(rename = "where")]
+    condition: Option<String>,
+    time_zone: Option<String>,
+    #[serde(default)]
+    columns: Columns,
+}
+
+impl TryFrom<Written> for Config {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { name, url, preset, table, follow, poll, sweep, condition, time_zone, columns } = written;
+        let tables = table.into_iter().collect();
+        let mut config =
+            Self { preset, tables, follow, poll, sweep, condition, time_zone, columns, ..Self::bare(&name, &url) };
+        let (Some(preset), Some(engine)) = (&config.preset, config.engine()) else { return Ok(config) };
+        let preset = Preset::find(preset, engine).map_err(|cause| format!("source `{}`: {cause}", config.name))?;
+        if config.tables.is_empty() {
+            config.tables = preset.tables;
+        }
+        config.relation = preset.relation;
+        config.notes = preset.notes;
+        config.time_zone = config.time_zone.or(preset.time_zone);
+        config.columns = config.columns.or(preset.columns);
+        Ok(config)
+    }
 }
 
 impl std::fmt::Debug for Config {
@@ -46,24 +88,24 @@ impl std::fmt::Debug for Config {
         f.debug_struct("Config")
             .field("name", &self.name)
             .field("url", &redacted(&self.url))
-            .field("table", &self.table)
+            .field("tables", &self.tables)
             .finish_non_exhaustive()
     }
 }
 
 /// Which columns make an event.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
     /// Ascending numbers.
     pub sequence: Option<String>,
-    pub id: String,
-    pub r#type: Column,
-    pub aggregate_type: Column,
-    pub aggregate_id: Column,
+    pub id: Option<Column>,
+    pub r#type: Option<Column>,
+    pub aggregate_type: Option<Column>,
+    pub aggregate_id: Option<Column>,
     pub aggregate_version: Option<Column>,
-    pub occurred_at: Column,
-    pub data: Column,
+    pub occurred_at: Option<Column>,
+    pub data: Option<Column>,
     pub metadata: Option<Column>,
     /// Only rows where this is true leave the service.
     pub outbox: Option<Column>,
@@ -71,12 +113,55 @@ pub struct Columns {
     pub flag: Option<String>,
 }
 
-/// A column's name, or the same text for every row.
+impl Columns {
+    /// These, and what they don't say from others.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            sequence: self.sequence.or(other.sequence),
+            id: self.id.or(other.id),
+            r#type: self.r#type.or(other.r#type),
+            aggregate_type: self.aggregate_type.or(other.aggregate_type),
+            aggregate_id: self.aggregate_id.or(other.aggregate_id),
+            aggregate_version: self.aggregate_version.or(other.aggregate_version),
+            occurred_at: self.occurred_at.or(other.occurred_at),
+            data: self.data.or(other.data),
+            metadata: self.metadata.or(other.metadata),
+            outbox: self.outbox.or(other.outbox),
+            flag: self.flag.or(other.flag),
+        }
+    }
+
+    /// Checks that an event can be made.
+    ///
+    /// # Errors
+    /// The key that is missing.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let needed = [
+            (&self.id, "id"),
+            (&self.r#type, "type"),
+            (&self.aggregate_type, "aggregate_type"),
+            (&self.aggregate_id, "aggregate_id"),
+            (&self.occurred_at, "occurred_at"),
+            (&self.data, "data"),
+        ];
+        match needed.into_iter().find(|(column, _)| column.is_none()) {
+            Some((_, key)) => Err(format!("`columns.{key}` is missing: name the column, or a `preset`")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A column's name, the same text for every row, or an SQL expression.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, deny_unknown_fields, expecting = "expected a column name, or { value = \"…\" } for a constant")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "expected a column name, { value = \"…\" } for a constant, or { sql = \"…\" } for an expression"
+)]
 pub enum Column {
     Name(String),
     Constant { value: String },
+    Sql { sql: String },
 }
 
 /// How new rows are found.
@@ -121,7 +206,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 }
 
 /// The databases that can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     Postgres,
@@ -130,6 +215,29 @@ pub enum Engine {
 }
 
 impl Config {
+    /// One that says nothing but where.
+    pub(super) fn bare(name: &str, url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            preset: None,
+            tables: Vec::new(),
+            relation: None,
+            follow: None,
+            poll: Poll::default(),
+            sweep: sweep_default(),
+            condition: None,
+            time_zone: None,
+            columns: Columns::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The table, as it is called if it is called otherwise by others.
+    pub fn table(&self) -> &str {
+        self.tables.first().map_or("", String::as_str)
+    }
+
     /// The database that the URL names, if it names one.
     pub fn engine(&self) -> Option<Engine> {
         match self.url.split(':').next()? {
@@ -157,6 +265,10 @@ impl Config {
         if self.engine().is_none() {
             return Err(self.error("`url` must start with postgres://, mysql://, mariadb:// or sqlite://"));
         }
+        if self.tables.is_empty() {
+            return Err(self.error("`table` is missing"));
+        }
+        self.columns.check().map_err(|problem| self.error(problem))?;
         self.check_follow()?;
         self.zone().map(|_| ())
     }
@@ -240,8 +352,26 @@ pub(super) mod tests {
     fn the_documented_form_is_read() {
         let config = cart("postgres://reader@db/shop");
         assert!(config.check().is_ok());
-        assert_eq!(config.columns.aggregate_type, Column::Constant { value: "Cart".into() });
+        assert_eq!(config.columns.aggregate_type, Some(Column::Constant { value: "Cart".into() }));
         assert_eq!((config.poll, config.follow()), (Poll::Adaptive, Follow::Probe));
+    }
+
+    #[test]
+    fn a_preset_is_what_is_not_said() {
+        let read = |text: &str| toml::from_str::<Config>(text).map_err(|cause| cause.message().to_owned());
+        let text = "name = \"a\"\nurl = \"postgres://db/x\"\npreset = \"message-db\"\n";
+        let config = read(text).expect("usable");
+        assert_eq!(
+            (config.table(), config.follow(), config.check().is_ok()),
+            ("message_store.messages", Follow::Probe, true)
+        );
+        let own = read(&format!("{text}table = \"m\"\n[columns]\ndata = \"body\"\n")).expect("usable");
+        assert_eq!((own.table(), &own.columns.data), ("m", &Some(Column::Name("body".into()))));
+        assert!(read(&text.replace("postgres", "sqlite")).is_err_and(|cause| cause.contains("for Postgres only")));
+        let prooph = read(&text.replace("message-db", "prooph")).expect("usable").check();
+        assert!(prooph.is_err_and(|cause| cause.to_string().contains("`table` is missing")));
+        let none = read("name = \"a\"\nurl = \"postgres://db/x\"\ntable = \"t\"\n").expect("usable").check();
+        assert!(none.is_err_and(|cause| cause.to_string().contains("`columns.id` is missing")));
     }
 
     #[test]

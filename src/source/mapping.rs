@@ -53,8 +53,8 @@ pub(super) enum Origin {
     Absent,
     Constant(String),
     Column(String, Kind),
-    /// The SQL condition `where`.
-    Condition(String),
+    /// An SQL expression.
+    Sql(String),
 }
 
 /// A row as it was read: each cell is the text of the value, or the bytes of a binary one.
@@ -108,20 +108,28 @@ impl Mapping {
     /// A column that does not exist, or times that need a zone.
     pub(super) fn new(config: &Config, kind: impl Fn(&str) -> Result<(String, Kind), Error>) -> Result<Self, Error> {
         let c = &config.columns;
-        let id = Column::Name(c.id.clone());
-        let always = [&id, &c.r#type, &c.aggregate_type, &c.aggregate_id].map(Some);
-        let then =
-            [c.aggregate_version.as_ref(), Some(&c.occurred_at), Some(&c.data), c.metadata.as_ref(), c.outbox.as_ref()];
+        let columns = [
+            &c.id,
+            &c.r#type,
+            &c.aggregate_type,
+            &c.aggregate_id,
+            &c.aggregate_version,
+            &c.occurred_at,
+            &c.data,
+            &c.metadata,
+            &c.outbox,
+        ];
         let mut origins = [const { Origin::Absent }; KEYS.len()];
-        for (origin, column) in origins.iter_mut().zip(always.into_iter().chain(then)) {
+        for (origin, column) in origins.iter_mut().zip(columns) {
             *origin = match column {
                 None => Origin::Absent,
                 Some(Column::Constant { value }) => Origin::Constant(value.clone()),
+                Some(Column::Sql { sql }) => Origin::Sql(sql.clone()),
                 Some(Column::Name(name)) => kind(name).map(|(name, kind)| Origin::Column(name, kind))?,
             };
         }
         if let Some(condition) = &config.condition {
-            origins[CONDITION] = Origin::Condition(condition.clone());
+            origins[CONDITION] = Origin::Sql(condition.clone());
         }
         let zone = config.zone()?;
         if let (Origin::Column(column, Kind::Naive), None) = (&origins[OCCURRED_AT], zone) {
@@ -212,7 +220,7 @@ impl Mapping {
         match &self.origins[field] {
             Origin::Absent => Ok(None),
             Origin::Constant(value) => Ok(Some(value)),
-            Origin::Column(column, _) | Origin::Condition(column) => {
+            Origin::Column(column, _) | Origin::Sql(column) => {
                 let Some(bytes) = &row.cells[field] else { return Ok(None) };
                 let bad =
                     |at| fault("bad-text", format!("{} (column `{column}`) is not UTF-8 at byte {at}", KEYS[field]));

@@ -7,8 +7,10 @@
 mod check;
 mod config;
 mod holes;
+mod init;
 mod mapping;
 mod order;
+mod preset;
 mod probe;
 mod pump;
 mod rest;
@@ -32,6 +34,7 @@ use window::WindowPump;
 
 pub use check::{Report, check};
 pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names};
+pub use init::{Found, discover};
 pub use rest::router;
 pub use status::{State, Status};
 

@@ -58,10 +58,10 @@ pub(super) struct Probe<S> {
 
 impl<S: Source> Pump for Probe<S> {
     async fn open(setting: Arc<Setting>) -> Result<Self, Error> {
-        let Config { name, table, columns, sweep, .. } = &setting.config;
+        let Config { name, columns, sweep, .. } = &setting.config;
         let source = S::open(&setting.config).await?;
         let mut checkpoint = Checkpoint::parse(name, setting.checkpoint().await?.as_deref())?;
-        let column = format!("{table}.{}", columns.sequence.as_deref().unwrap_or_default());
+        let column = format!("{}.{}", setting.config.table(), columns.sequence.as_deref().unwrap_or_default());
         if let Some(before) = checkpoint.column.replace(column.clone()).filter(|before| *before != column) {
             // Its numbers mean nothing here. Whatever was journaled already is known by its id.
             warn!(source.name = %name, "source `{name}` was read by `{before}` and is now by `{column}`: starting at its beginning");

@@ -108,7 +108,7 @@ async fn follow<P: Pump>(
     backoff: &mut Backoff,
     trouble: &mut Option<String>,
 ) -> Result<std::convert::Infallible, Error> {
-    let Config { name, table, url, poll, .. } = &setting.config;
+    let Config { name, url, poll, .. } = &setting.config;
     let mut pump = P::open(Arc::clone(setting)).await?;
     let (mut is_first, mut idle) = (true, POLL_FIRST);
     loop {
@@ -123,7 +123,7 @@ async fn follow<P: Pump>(
         if trouble.take().is_some() {
             info!(source.name = %name, "source `{name}` is read again");
         } else if is_first {
-            info!(source.name = %name, "reading `{table}` of {} as source `{name}`", redacted(url));
+            info!(source.name = %name, "reading `{}` of {} as source `{name}`", setting.config.table(), redacted(url));
         }
         is_first = false;
         let wait = if found_any { POLL_FIRST } else { idle };

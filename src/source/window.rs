@@ -37,7 +37,7 @@ impl<S: Windows> Pump for WindowPump<S> {
     async fn open(setting: Arc<Setting>) -> Result<Self, Error> {
         let config = &setting.config;
         let source = S::open(config).await?;
-        let column = format!("{} by {:?}", config.table, config.follow());
+        let column = format!("{} by {:?}", config.table(), config.follow());
         let kept = setting.checkpoint().await?;
         let kept: Option<Checkpoint> = kept.as_deref().and_then(|text| serde_json::from_str(text).ok());
         let token = kept.as_ref().filter(|kept| kept.column == column).map(|kept| kept.token.clone());

@@ -12,5 +12,6 @@ mod front_door;
 mod graphql;
 mod journal;
 mod kill;
+mod presets;
 mod sources;
 mod webhooks;

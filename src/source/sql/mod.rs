@@ -16,8 +16,9 @@ use std::time::Duration;
 use sqlx::pool::PoolOptions;
 use sqlx::{Database, Pool};
 
+use super::init::Seen;
 use super::mapping::{Field, Kind, Mapping, Origin};
-use super::{Ask, Config, Error, Follow, Page, Swept};
+use super::{Ask, Column, Config, Error, Follow, Page, Swept};
 
 pub(super) use mysql::MySql;
 pub(super) use numbered::Numbered;
@@ -31,6 +32,8 @@ const CONNECTIONS_MAX: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// We give up an answer after this time, as a cut network says nothing; servers are told to after 60 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Tables that are looked at by `init`.
+const TABLES_MAX: usize = 2_000;
 /// A page ends once it holds so much; it has one row at least.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -55,6 +58,8 @@ pub(super) trait Engine: Send + Sync + 'static {
     const TEXT: &'static str;
 
     fn connect(config: &Config) -> impl Future<Output = Result<Pool<Self::Db>, sqlx::Error>> + Send;
+    /// The tables that can be read, with their schema where that must be said.
+    fn tables(pool: &Pool<Self::Db>) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
     /// The columns of the table with their types, or nothing if there is no such table.
     fn columns(
         pool: &Pool<Self::Db>,
@@ -154,8 +159,16 @@ impl Table {
     }
 
     fn quoted<E: Engine>(&self) -> String {
-        let schema = self.schema.as_deref().map(|schema| quote::<E>(schema) + ".");
-        schema.unwrap_or_default() + &quote::<E>(&self.name)
+        self.schema_dot::<E>() + &quote::<E>(&self.name)
+    }
+
+    fn schema_dot<E: Engine>(&self) -> String {
+        self.schema.as_deref().map(|schema| quote::<E>(schema) + ".").unwrap_or_default()
+    }
+
+    /// SQL that names this table and its schema.
+    fn fill<E: Engine>(&self, sql: &str) -> String {
+        sql.replace("{table}", &self.quoted::<E>()).replace("{schema}", &self.schema_dot::<E>())
     }
 }
 
@@ -229,6 +242,8 @@ struct Opened<E: Engine> {
     /// The cells that are selected, and what they are.
     list: String,
     fields: Vec<Field>,
+    /// What is selected from.
+    from: String,
 }
 
 impl<E: Engine> Opened<E> {
@@ -236,16 +251,25 @@ impl<E: Engine> Opened<E> {
         config.check()?;
         let name = config.name.clone();
         let pool = answer(&name, E::connect(config)).await?;
-        let table = Table::parse(&config.table);
-        let columns = answer(&name, E::columns(&pool, &table)).await?;
-        if columns.is_empty() {
-            return Err(Error::NoTable { name, table: config.table.clone() });
-        }
+        let (table, columns) = find_table::<E>(config, &pool).await?;
         let mapping = Mapping::new(config, |column| {
             find(config, &columns, column).map(|(name, r#type)| (name, E::kind(&r#type)))
         })?;
-        let (list, fields) = cells::<E>(&mapping);
-        Ok(Self { name, pool, table, columns, mapping, list, fields })
+        let (list, fields) = cells::<E>(&table, &mapping);
+        let from = config.relation.as_deref().map_or(table.quoted::<E>(), |relation| table.fill::<E>(relation));
+        Ok(Self { name, pool, table, columns, mapping, list, fields, from })
+    }
+
+    /// A mapped column as SQL, and what it holds.
+    fn expression(&self, config: &Config, column: Option<&Column>) -> Result<(String, Kind), Error> {
+        match column {
+            Some(Column::Name(name)) => {
+                let (column, r#type) = find(config, &self.columns, name)?;
+                Ok((quote::<E>(&column), E::kind(&r#type)))
+            }
+            Some(Column::Sql { sql }) => Ok((format!("({}\n)", self.table.fill::<E>(sql)), Kind::Text)),
+            _ => Err(config.error("`columns.id` and `columns.occurred_at` must be columns: rows are ordered by them")),
+        }
     }
 }
 
@@ -266,27 +290,57 @@ async fn within<T>(
     }
 }
 
+/// All tables that can be read, with their columns.
+pub(super) async fn tables<E: Engine>(config: &Config) -> Result<Vec<Seen>, Error> {
+    let pool = answer(&config.name, E::connect(config)).await?;
+    let mut seen = Vec::new();
+    for table in answer(&config.name, E::tables(&pool)).await?.into_iter().take(TABLES_MAX) {
+        let columns = answer(&config.name, E::columns(&pool, &Table::parse(&table))).await?;
+        let columns = columns.into_iter().map(|(name, r#type)| (name, E::kind(&r#type.to_ascii_lowercase()))).collect();
+        seen.push(Seen { table, columns });
+    }
+    Ok(seen)
+}
+
+/// The first table that there is, and its columns.
+async fn find_table<E: Engine>(config: &Config, pool: &Pool<E::Db>) -> Result<(Table, Vec<(String, String)>), Error> {
+    for text in &config.tables {
+        // A name may hold a dot, as CAP's tables in MySQL do.
+        for table in [Table::parse(text), Table { schema: None, name: text.clone() }] {
+            let columns = answer(&config.name, E::columns(pool, &table)).await?;
+            if !columns.is_empty() {
+                return Ok((table, columns));
+            }
+        }
+    }
+    Err(Error::NoTable { name: config.name.clone(), table: config.tables.join("`, `") })
+}
+
 /// The column's name and type as the database writes them, the type in lower case.
 fn find(config: &Config, columns: &[(String, String)], column: &str) -> Result<(String, String), Error> {
+    let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
     let exact = columns.iter().find(|(found, _)| found == column);
-    match exact.or_else(|| columns.iter().find(|(found, _)| found.eq_ignore_ascii_case(column))) {
+    let near = exact.or_else(|| columns.iter().find(|(found, _)| found.eq_ignore_ascii_case(column)));
+    // Libraries let their users choose how names are written.
+    let alike = || columns.iter().find(|(found, _)| config.preset.is_some() && plain(found) == plain(column));
+    match near.or_else(alike) {
         Some((found, r#type)) => Ok((found.clone(), r#type.to_ascii_lowercase())),
         None => {
             let hint = nearest(column, columns.iter().map(|(name, _)| name.as_str()));
-            let (name, table) = (config.name.clone(), config.table.clone());
+            let (name, table) = (config.name.clone(), config.table().to_owned());
             Err(Error::NoColumn { name, table, column: column.to_owned(), hint })
         }
     }
 }
 
 /// `, cell` for each column that is read, and the fields that these are.
-fn cells<E: Engine>(mapping: &Mapping) -> (String, Vec<Field>) {
+fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, Vec<Field>) {
     let (mut list, mut fields) = (String::new(), Vec::new());
     for (field, origin) in mapping.origins().iter().enumerate() {
         let cell = match origin {
             Origin::Absent | Origin::Constant(_) => continue,
             // The line break ends a comment in it.
-            Origin::Condition(condition) => format!("cast(({condition}\n) as {})", E::TEXT),
+            Origin::Sql(sql) => format!("cast(({}\n) as {})", table.fill::<E>(sql), E::TEXT),
             Origin::Column(column, Kind::Bytes) => quote::<E>(column),
             Origin::Column(column, kind) => text::<E>(column, *kind),
         };

@@ -31,6 +31,12 @@ impl Engine for MySql {
         pool().after_connect(|connection, _| Box::pin(prepare(connection))).connect_with(options).await
     }
 
+    async fn tables(pool: &MySqlPool) -> Result<Vec<String>, sqlx::Error> {
+        let sql = "select cast(table_name as char) from information_schema.tables \
+                   where table_schema = database() and table_type = 'BASE TABLE' order by 1";
+        sqlx::query_scalar(sql).fetch_all(pool).await
+    }
+
     async fn columns(pool: &MySqlPool, table: &Table) -> Result<Vec<(String, String)>, sqlx::Error> {
         let sql = "select cast(column_name as char), cast(data_type as char) from information_schema.columns \
                    where table_schema = coalesce(?, database()) and table_name = ? order by ordinal_position";

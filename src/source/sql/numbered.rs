@@ -39,7 +39,7 @@ impl<E: Engine> Source for Numbered<E> {
         }
         let by = quote::<E>(&sequence);
         let list = format!("cast({by} as {}){}", E::INTEGER, opened.list);
-        let select = Select { list, table: opened.table.quoted::<E>(), sequence: by };
+        let select = Select { list, table: opened.from.clone(), sequence: by };
         let Select { list, table: from, sequence: by } = &select;
         let (one, two, usable) = (E::bind(1), E::bind(2), E::usable(by));
         let tail = format!("select {list} from {from} where {by} > {one} and {usable} order by {by} limit {two}");
@@ -108,6 +108,10 @@ impl<E: Engine> Source for Numbered<E> {
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {
         let (column, Opened { name, pool, table, .. }) = (&self.sequence, &self.opened);
         let (unique, mut warnings) = answer(name, E::examine(pool, table, column)).await?;
+        if self.opened.from != table.quoted::<E>() {
+            // What is selected from has its own way to the rows.
+            return Ok(warnings);
+        }
         if unique.is_empty() {
             warnings.push(format!("no index starts with column `{column}`: every poll reads the whole table"));
         } else if !unique.contains(&true) {

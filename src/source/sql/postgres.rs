@@ -37,6 +37,14 @@ impl Engine for Postgres {
         prepare.connect_with(options).await
     }
 
+    async fn tables(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+        let sql = "select case when n.nspname = current_schema() then c.relname::text else n.nspname || '.' || c.relname end \
+                   from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+                   where c.relkind in ('r', 'p') and not c.relispartition and n.nspname !~ '^(pg_|information_schema$)' \
+                   and has_table_privilege(c.oid, 'select') order by 1";
+        sqlx::query_scalar(sql).fetch_all(pool).await
+    }
+
     async fn columns(pool: &PgPool, table: &Table) -> Result<Vec<(String, String)>, sqlx::Error> {
         // A domain counts as what it is made of.
         let sql = "select a.attname::text, coalesce(b.typname, t.typname)::text from pg_attribute a \

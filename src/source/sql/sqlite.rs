@@ -38,6 +38,11 @@ impl Engine for Sqlite {
         pool().connect_with(options).await
     }
 
+    async fn tables(pool: &SqlitePool) -> Result<Vec<String>, sqlx::Error> {
+        let sql = "select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' order by 1";
+        sqlx::query_scalar(sql).fetch_all(pool).await
+    }
+
     async fn columns(pool: &SqlitePool, table: &Table) -> Result<Vec<(String, String)>, sqlx::Error> {
         let sql = "select name, type from pragma_table_xinfo(?, coalesce(?, 'main'))";
         sqlx::query_as(sql).bind(&table.name).bind(table.schema.as_deref()).fetch_all(pool).await

@@ -49,18 +49,12 @@ struct Flag {
 impl<E: Engine> Windows for Windowed<E> {
     async fn open(config: &Config) -> Result<Self, Error> {
         let opened = Opened::<E>::open(config).await?;
-        let (id, id_type) = find(config, &opened.columns, &config.columns.id)?;
-        let Column::Name(time) = &config.columns.occurred_at else {
-            return Err(config.error("`columns.occurred_at` must be a column: rows are ordered by it"));
-        };
-        let (time, time_type) = find(config, &opened.columns, time)?;
-        let (id_kind, time_kind) = (E::kind(&id_type), E::kind(&time_type));
         let window = Window {
             list: opened.list.clone(),
-            table: opened.table.quoted::<E>(),
+            table: opened.from.clone(),
             fields: opened.fields.clone(),
-            id: (quote::<E>(&id), id_kind),
-            time: (quote::<E>(&time), time_kind),
+            id: opened.expression(config, config.columns.id.as_ref())?,
+            time: opened.expression(config, config.columns.occurred_at.as_ref())?,
             zone: config.zone()?,
             whole_every: i64::try_from(config.sweep.as_micros()).unwrap_or(i64::MAX),
             now: 0,
@@ -68,7 +62,7 @@ impl<E: Engine> Windows for Windowed<E> {
         let follow = config.follow();
         E::check_window(follow, &window).map_err(|problem| config.error(problem))?;
         let flag = match &config.columns.flag {
-            Some(column) => Some(flag::<E>(config, &opened, &window, column, (&id, &id_type))?),
+            Some(column) => Some(flag::<E>(config, &opened, &window, column)?),
             None => None,
         };
         Ok(Self { opened, follow, window, flag })
@@ -116,21 +110,19 @@ impl<E: Engine> Windows for Windowed<E> {
     }
 }
 
-fn flag<E: Engine>(
-    config: &Config,
-    opened: &Opened<E>,
-    window: &Window,
-    column: &str,
-    (id, id_type): (&str, &str),
-) -> Result<Flag, Error> {
+fn flag<E: Engine>(config: &Config, opened: &Opened<E>, window: &Window, column: &str) -> Result<Flag, Error> {
     let (column, r#type) = find(config, &opened.columns, column)?;
     let Some((unset, value)) = E::flag(&quote::<E>(&column), &r#type) else {
         let problem = "`columns.flag` must be a boolean, an integer (0 and 1) or a time (empty until it is set)";
         return Err(config.error(format!("{problem}, but `{column}` is of type {}", r#type)));
     };
+    let Some(Column::Name(id)) = &config.columns.id else {
+        return Err(config.error("`columns.id` must be a column: rows are flagged by it"));
+    };
+    let (id, id_type) = find(config, &opened.columns, id)?;
     let mark = match window.id.1 {
-        Kind::Bytes => E::hex(&quote::<E>(id)),
-        kind => text::<E>(id, kind),
+        Kind::Bytes => E::hex(&quote::<E>(&id)),
+        kind => text::<E>(&id, kind),
     };
     let Window { list, table, time: (time, _), id: (by_id, _), .. } = window;
     let order = match &config.columns.sequence {
@@ -138,7 +130,7 @@ fn flag<E: Engine>(
         None => format!("{time}, {by_id}"),
     };
     let read = format!("select {mark}{list} from {table} where {unset} order by {order} limit {ROWS_MAX}");
-    let set =
-        format!("update {table} set {} = {value} where {unset} and {}", quote::<E>(&column), E::one_of(by_id, id_type));
+    let (column, ids) = (quote::<E>(&column), E::one_of(by_id, &id_type));
+    let set = format!("update {} set {column} = {value} where {unset} and {ids}", opened.table.quoted::<E>());
     Ok(Flag { read: read.into(), set })
 }
