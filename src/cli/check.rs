@@ -23,10 +23,12 @@ pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
     let catalogue = config.catalogue();
     for source in &config.sources {
         let checked = source::check(source, &catalogue).await;
-        let checked = checked.map_err(|cause| cause.to_string()).and_then(|checked| match checked.is_hopeless() {
-            true => Err(format!("no row can be mapped\n{checked}")),
-            false => Ok(checked.to_string()),
-        });
+        let notes = || source.notes.iter().map(|note| format!("\n  {note}")).collect::<String>();
+        let checked =
+            checked.map_err(|cause| format!("{cause}{}", notes())).and_then(|checked| match checked.is_hopeless() {
+                true => Err(format!("no row can be mapped\n{checked}")),
+                false => Ok(checked.to_string()),
+            });
         report.add(&source.name, checked);
     }
     super::print(if report.faults == 0 { "no fault found\n" } else { "faults found\n" });

@@ -43,6 +43,8 @@ pub(super) enum Kind {
     /// A time without zone.
     Naive,
     Bytes,
+    /// A number of PostgreSQL's that stands for bytes kept elsewhere.
+    LargeObject,
     Bits,
     Text,
 }

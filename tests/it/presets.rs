@@ -118,6 +118,58 @@ presets! {
          '2026-01-01T00:00:00.123456Z', 'o-1', 0, 'Order')",
     ] => ["shop.OrderPlaced Order/o-1 0 2026-01-01T00:00:00.123456Z {\"orderId\":\"o-1\"}"];
 
+    axon_by_jpa_with_large_objects: Postgres "preset = \"axon\"" [
+        "create table domain_event_entry (global_index bigint not null primary key, event_identifier varchar(255) not null unique, \
+         meta_data oid, payload oid not null, payload_revision varchar(255), payload_type varchar(255) not null, \
+         time_stamp varchar(255) not null, aggregate_identifier varchar(255) not null, sequence_number bigint not null, type varchar(255))",
+        "insert into domain_event_entry values (7, 'e-1', null, lo_from_bytea(0, '{\"orderId\": \"o-1\"}'), null, 'shop.OrderPlaced', \
+         '2026-01-01T00:00:00.123456Z', 'o-1', 0, 'Order')",
+    ] => ["shop.OrderPlaced Order/o-1 0 2026-01-01T00:00:00.123456Z {\"orderId\":\"o-1\"}"];
+
+    axon5_on_mariadb: Mysql "preset = \"axon5\"" [
+        "create table aggregate_event_entry (global_index bigint not null primary key, aggregate_type varchar(255), \
+         aggregate_identifier varchar(255), aggregate_sequence_number bigint, type varchar(255) not null, version varchar(255) not null, \
+         timestamp varchar(255) not null, payload longblob not null, metadata longblob, identifier varchar(255) not null unique)",
+        "insert into aggregate_event_entry values (1, null, null, null, 'shop.Pinged', '1.0', '2026-01-01T00:00:00Z', '{}', '{}', 'e-1')",
+    ] => ["shop.Pinged event/e-1 - 2026-01-01T00:00:00.000Z {}"];
+
+    atomfeed_on_mariadb: Mysql "preset = \"atomfeed\"" [
+        "create table event_records (id int auto_increment primary key, uuid varchar(40), title varchar(255), timestamp timestamp, \
+         uri varchar(255), object varchar(1000), category varchar(255), date_created timestamp, tags varchar(255))",
+        "insert into event_records (uuid, title, timestamp, uri, object, category) \
+         values ('e-1', 'Encounter', '2026-01-01', '/ws/1', '/ws/encounter/1', '')",
+    ] => ["Encounter event//ws/1 - 2026-01-01T00:00:00.000Z {\"uri\":\"/ws/1\",\"object\":\"/ws/encounter/1\",\"category\":\"\"}"];
+
+    masstransit_on_mariadb: Mysql "preset = \"masstransit\"" [
+        "create table OutboxMessage (SequenceNumber bigint auto_increment primary key, EnqueueTime datetime(6), \
+         SentTime datetime(6) not null, Headers longtext, Properties longtext, InboxMessageId char(36), OutboxId char(36), \
+         MessageId char(36) not null, ContentType varchar(256) not null, MessageType longtext not null, Body longtext not null, \
+         ConversationId char(36), CorrelationId char(36))",
+        "insert into OutboxMessage (SentTime, MessageId, ContentType, MessageType, Body) values \
+         ('2026-01-01', 'm-1', 'json', 'urn:message:Shop:OrderPlaced;urn:message:Shop:IEvent', '{\"message\":{\"orderId\":1}}')",
+    ] => ["Shop:OrderPlaced MassTransit/m-1 - 2026-01-01T00:00:00.000Z {\"orderId\":1}"];
+
+    spatie_on_postgres: Postgres "preset = \"spatie\"" [
+        "create table stored_events (id bigserial primary key, aggregate_uuid uuid, aggregate_version bigint, \
+         event_version smallint not null default 1, event_class varchar(255) not null, event_properties jsonb not null, \
+         meta_data jsonb not null, created_at timestamp(0) not null)",
+        "insert into stored_events (event_class, event_properties, meta_data, created_at) values \
+         ('App.Events.MoneyAdded', '{\"amount\": 1}', '{}', '2026-01-01')",
+    ] => ["App.Events.MoneyAdded aggregate/1 - 2026-01-01T00:00:00.000Z {\"amount\":1}"];
+
+    spring_modulith_on_mariadb: Mysql "preset = \"spring-modulith\"" [
+        "create table EVENT_PUBLICATION (ID varchar(36) not null primary key, LISTENER_ID varchar(512) not null, \
+         EVENT_TYPE varchar(512) not null, SERIALIZED_EVENT varchar(4000) not null, PUBLICATION_DATE timestamp(6) not null, \
+         COMPLETION_DATE timestamp(6) default null null)",
+        "insert into EVENT_PUBLICATION values ('a', 'a', 'shop.Placed', '{}', '2026-01-01', null), ('b', 'b', 'shop.Placed', '{}', '2026-01-01', null)",
+    ] => ["shop.Placed publication/2f3862edfedab5fdc3710dc901c4db95 - 2026-01-01T00:00:00.000Z {}"];
+
+    watermill_on_mariadb: Mysql "preset = \"watermill\"\ntable = \"watermill_orders\"" [
+        "create table watermill_orders (`offset` bigint not null auto_increment, uuid varchar(36) not null, \
+         created_at timestamp default current_timestamp, payload json default null, metadata json default null, primary key (`offset`))",
+        "insert into watermill_orders (uuid, created_at, payload, metadata) values ('u-1', '2026-01-01', '{}', '{\"name\":\"placed\"}')",
+    ] => ["placed message/u-1 - 2026-01-01T00:00:00.000Z {}"];
+
     axon_by_jdbc: Postgres "preset = \"axon\"" [
         "create table if not exists DomainEventEntry (globalIndex bigserial not null, aggregateIdentifier varchar(255) not null, \
          sequenceNumber bigint not null, type varchar(255), eventIdentifier varchar(255) not null, metaData bytea, \

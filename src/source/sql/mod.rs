@@ -342,6 +342,7 @@ fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, Vec<Field>) {
             // The line break ends a comment in it.
             Origin::Sql(sql) => format!("cast(({}\n) as {})", table.fill::<E>(sql), E::TEXT),
             Origin::Column(column, Kind::Bytes) => quote::<E>(column),
+            Origin::Column(column, Kind::LargeObject) => format!("lo_get({})", quote::<E>(column)),
             Origin::Column(column, kind) => text::<E>(column, *kind),
         };
         list += &format!(", {cell} as c{field}");

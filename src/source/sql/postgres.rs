@@ -163,6 +163,7 @@ impl Engine for Postgres {
             "timestamptz" => Kind::Instant,
             "timestamp" | "date" => Kind::Naive,
             "bytea" => Kind::Bytes,
+            "oid" => Kind::LargeObject,
             _ => Kind::Text,
         }
     }
