@@ -71,9 +71,8 @@ fn webhooks(config: &Config) -> Result<String, String> {
 
 async fn journal(config: &journal::Config) -> Result<String, String> {
     let place = journal::redacted(&config.url);
-    match Journal::look(config).await {
-        Ok(Some(position)) => Ok(format!("{place}, {position} events")),
-        Ok(None) => Ok(format!("{place}, will be made at the first start")),
-        Err(cause) => Err(format!("{place}: {cause}")),
-    }
+    let journal = Journal::open_to_read(config).await.map_err(|cause| format!("{place}: {cause}"))?;
+    let Some(journal) = journal else { return Ok(format!("{place}, will be made at the first start")) };
+    let head = journal.head().await.map_err(|cause| format!("{place}: {cause}"))?;
+    Ok(format!("{place}, {} events", head.position))
 }

@@ -1,5 +1,6 @@
 //! The command line, one file a command. Exit codes: 0, 1 for a fault that was found, 2 for wrong usage.
 
+mod audit;
 mod check;
 mod demo;
 mod init;
@@ -38,6 +39,9 @@ enum Command {
     /// Validates the configuration, connects, maps the first rows of each source, says what would be published.
     #[command(after_help = "Example: postern check --config postern.toml && echo fine")]
     Check(ConfigArgument),
+    /// Compares the sources with the journal, prints what is missing; exit 1 if anything is.
+    #[command(after_help = "Example: postern audit --source cart")]
+    Audit(audit::Arguments),
     /// Prints the GraphQL schema.
     #[command(after_help = "Example: postern schema > schema.graphql")]
     Schema(ConfigArgument),
@@ -72,6 +76,7 @@ pub fn main() -> ExitCode {
             Command::Init(arguments) => init::run(arguments).await,
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Audit(arguments) => audit::run(arguments).await,
             Command::Schema(_) => schema::run(),
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Token(arguments) => token::run(&arguments),

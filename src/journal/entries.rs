@@ -1,11 +1,13 @@
 //! Reading the journal: pages by position, single events by id, and where a cursor, an id or a time stands.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use futures_util::TryStreamExt as _;
 use sqlx::AssertSqlSafe;
 
 use super::db::{select, with_pool};
+use super::sources::IDS_MAX;
 use super::{Error, Head, Journal};
 use crate::event::{Cursor, Entry, Event, Micros, event_id_of_atom_id, is_uuid};
 use crate::filter::{Filter, OWN_SOURCE, Selection};
@@ -207,6 +209,22 @@ impl Journal {
         binds.extend(condition.binds);
         let rows: Vec<Row> = select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql); binds);
         Ok(rows.into_iter().map(Entry::from).collect())
+    }
+
+    /// Those of the public ids that were ever taken, visible or not.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn known(&self, ids: &[&str]) -> Result<HashSet<String>, Error> {
+        let mut known = HashSet::new();
+        for ids in ids.chunks(IDS_MAX) {
+            let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+            let sql = format!("select event_id from inbox where event_id in ({})", binds.join(", "));
+            let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+            let rows: Vec<String> = select!(self.db(), query_scalar.fetch_all, AssertSqlSafe(sql); ids);
+            known.extend(rows);
+        }
+        Ok(known)
     }
 
     /// The version that the newest visible event of an aggregate carries; nothing for an unknown aggregate.

@@ -168,31 +168,33 @@ impl Journal {
                        values (1, $1, $2, 0, 0, -62135596800000000, 1) on conflict do nothing";
         let now = clock.now_micros();
         with_pool!(&db, pool => sqlx::query(created).bind(random_hex(4)).bind(now).execute(pool).await?.rows_affected());
+        Self::of(db, config, tasks).await
+    }
+
+    /// Opens a journal to read it, beside whoever serves it, without making or changing anything. `None`: it will be
+    /// made at the first start.
+    ///
+    /// # Errors
+    /// A URL that names no engine, a database that can't be reached or read.
+    pub async fn open_to_read(config: &Config) -> Result<Option<Self>, Error> {
+        let Some(db) = Db::look(&config.url).await? else { return Ok(None) };
+        match Self::of(db, config, &Tasks::default()).await {
+            Ok(journal) => Ok(Some(journal)),
+            Err(Error::Database(sqlx::Error::Database(cause)))
+                if cause.code().as_deref() == Some("42P01") || cause.message().contains("no such table") =>
+            {
+                Ok(None)
+            }
+            Err(cause) => Err(cause),
+        }
+    }
+
+    async fn of(db: Db, config: &Config, tasks: &Tasks) -> Result<Self, Error> {
         let (id, created_at): (String, i64) = select!(&db, query_as.fetch_one, "select id, created_at from journal");
         let bell = Bell::default();
         let writer = writer::Writer::start(&db, bell.clone(), tasks);
         let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, url: config.url.clone() };
         Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// The head position of a journal, without making or changing anything. `None`: it will be made at the first start.
-    ///
-    /// # Errors
-    /// A URL that names no engine, a database that can't be reached or read.
-    pub async fn look(config: &Config) -> Result<Option<i64>, Error> {
-        let Some(db) = Db::look(&config.url).await? else { return Ok(None) };
-        let position =
-            with_pool!(&db, pool => sqlx::query_scalar("select position from journal").fetch_one(pool).await);
-        db.close().await;
-        match position {
-            Ok(position) => Ok(Some(position)),
-            Err(sqlx::Error::Database(cause))
-                if cause.code().as_deref() == Some("42P01") || cause.message().contains("no such table") =>
-            {
-                Ok(None)
-            }
-            Err(cause) => Err(cause.into()),
-        }
     }
 
     /// Takes the journal for this process alone, for as long as the process lives. A lock that is lost with its

@@ -1,8 +1,15 @@
 //! How far each source was read, what became of its rows, and the rows that could not be mapped.
 
+use std::collections::HashSet;
+
+use sqlx::AssertSqlSafe;
+
 use super::append::{Append, Appended, Quarantined};
 use super::db::{Conn, execute, select};
 use super::{Error, Journal};
+
+/// Ids in one statement.
+pub(super) const IDS_MAX: usize = 1_000;
 
 /// What the journal keeps of a source.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -39,6 +46,23 @@ impl Journal {
         let sql = "select name, checkpoint, journaled, withheld, duplicates, changed, quarantined, updated_at \
                    from sources where name = $1";
         Ok(select!(self.db(), query_as.fetch_optional, sql, name))
+    }
+
+    /// Which of the source's own ids stand in its quarantine.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn quarantined(&self, source: &str, own_ids: &[&str]) -> Result<HashSet<String>, Error> {
+        let mut found = HashSet::new();
+        for ids in own_ids.chunks(IDS_MAX) {
+            let binds: Vec<String> = (2..ids.len() + 2).map(|n| format!("${n}")).collect();
+            let binds = binds.join(", ");
+            let sql = format!("select event_id from quarantine where source = $1 and event_id in ({binds})");
+            let ids: Vec<String> = ids.iter().map(|id| id.replace('\0', "")).collect();
+            let rows: Vec<String> = select!(self.db(), query_scalar.fetch_all, AssertSqlSafe(sql), source; ids);
+            found.extend(rows);
+        }
+        Ok(found)
     }
 
     /// Quarantined rows of a source, oldest first, after the row with this id.

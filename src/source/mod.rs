@@ -4,6 +4,7 @@
 //! remembers in `holes` which numbers are still missing. Nothing here waits at a hole: what is visible is journaled,
 //! what is missing is looked for again.
 
+mod audit;
 mod check;
 mod config;
 mod holes;
@@ -32,6 +33,7 @@ use probe::Probe;
 use sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
 use window::WindowPump;
 
+pub use audit::{Audit, audit};
 pub use check::{Report, check};
 pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names};
 pub use init::{Found, discover};

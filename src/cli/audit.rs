@@ -1,0 +1,48 @@
+//! `postern audit`: compares the sources with the journal and prints what is missing. Exit 1 if anything is.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use crate::journal::{Journal, redacted};
+use crate::{source, telemetry};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: super::ConfigArgument,
+    /// Only this source.
+    #[arg(long)]
+    source: Option<String>,
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    telemetry::start("error");
+    let config = super::load(&arguments.config.config)?;
+    let only = arguments.source.as_deref();
+    if let Some(only) = only.filter(|only| !config.sources.iter().any(|source| source.name == **only)) {
+        bail!("there is no source `{only}` in {}", arguments.config.config.display());
+    }
+    let place = redacted(&config.journal.url);
+    let journal =
+        Journal::open_to_read(&config.journal).await.with_context(|| format!("can't open the journal {place}"))?;
+    let Some(journal) = journal else { bail!("there is no journal {place} yet") };
+    let (catalogue, mut is_whole) = (config.catalogue(), true);
+    for source in config.sources.iter().filter(|source| only.is_none_or(|only| only == source.name)) {
+        let audit = source::audit(source, &catalogue, &journal).await?;
+        let source::Audit { journaled, withheld, quarantined, not_read_yet, missing, named } = audit;
+        super::print(&format!(
+            "{}: {missing} missing, {journaled} journaled, {withheld} withheld, {quarantined} quarantined, \
+             {not_read_yet} not read yet\n",
+            source.name
+        ));
+        for (number, id) in &named {
+            super::print(&format!("  missing: {}{id}\n", number.map_or(String::new(), |number| format!("{number} "))));
+        }
+        if missing > named.len() as u64 {
+            super::print(&format!("  and {} more\n", missing - named.len() as u64));
+        }
+        is_whole &= missing == 0;
+    }
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

@@ -1,0 +1,163 @@
+//! `postern audit`: is every row of a source that should have left in the journal? Reads ids only, and writes nothing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::config::{Column, Columns, Config, Engine, Follow};
+use super::holes::Checkpoint;
+use super::mapping::{Mapped, Mapping, Row};
+use super::sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
+use super::{Error, Page, ROWS_MAX, Source, Windows};
+use crate::catalogue::Catalogue;
+use crate::journal::{self, Journal};
+
+/// Ids that are named; more are only counted.
+const NAMED_MAX: usize = 1_000;
+/// When the named ones are looked for once more.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    pub journaled: u64,
+    pub withheld: u64,
+    pub quarantined: u64,
+    /// Above the highest number that was read; they come next.
+    pub not_read_yet: u64,
+    pub missing: u64,
+    /// The first of them: the number, if rows have one, and the public id.
+    pub named: Vec<(Option<i64>, String)>,
+}
+
+/// Compares a source with the journal.
+///
+/// # Errors
+/// A configuration that does not fit the table, the database, the journal.
+pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) -> Result<Audit, Error> {
+    let max = match config.follow() {
+        Follow::Probe => {
+            let row = journal.source(&config.name).await.map_err(|cause| journal_error(config, cause))?;
+            let checkpoint = Checkpoint::parse(&config.name, row.and_then(|row| row.checkpoint).as_deref())?;
+            checkpoint.max.unwrap_or(i64::MIN)
+        }
+        Follow::Xmin | Follow::Overlap | Follow::Flag => i64::MAX,
+    };
+    let config = &ids_only(config);
+    let is_numbered = config.follow() == Follow::Probe;
+    let reader = Reader { config, catalogue, journal, max };
+    let mut audit = match config.engine().unwrap_or(Engine::Sqlite) {
+        Engine::Postgres if is_numbered => reader.by_numbers::<Numbered<Postgres>>().await,
+        Engine::MySql if is_numbered => reader.by_numbers::<Numbered<MySql>>().await,
+        Engine::Sqlite if is_numbered => reader.by_numbers::<Numbered<Sqlite>>().await,
+        Engine::Postgres => reader.in_windows::<Windowed<Postgres>>().await,
+        Engine::MySql => reader.in_windows::<Windowed<MySql>>().await,
+        Engine::Sqlite => reader.in_windows::<Windowed<Sqlite>>().await,
+    }?;
+    if !audit.named.is_empty() {
+        // A gateway that runs beside may have been about to journal them.
+        tokio::time::sleep(SECOND_LOOK).await;
+        let ids: Vec<&str> = audit.named.iter().map(|(_, id)| id.as_str()).collect();
+        let known = journal.known(&ids).await.map_err(|cause| journal_error(config, cause))?;
+        audit.named.retain(|(_, id)| !known.contains(id));
+        audit.missing -= known.len() as u64;
+        audit.journaled += known.len() as u64;
+    }
+    Ok(audit)
+}
+
+fn journal_error(config: &Config, cause: journal::Error) -> Error {
+    Error::Journal { name: config.name.clone(), cause }
+}
+
+/// The same rows without what makes them large.
+fn ids_only(config: &Config) -> Config {
+    let constant = |value: &str| Some(Column::Constant { value: value.to_owned() });
+    let time = match config.follow() {
+        Follow::Probe => constant("1970-01-01T00:00:00Z"),
+        Follow::Xmin | Follow::Overlap | Follow::Flag => config.columns.occurred_at.clone(),
+    };
+    let columns = Columns {
+        aggregate_type: constant("a"),
+        aggregate_id: constant("a"),
+        aggregate_version: None,
+        occurred_at: time,
+        data: constant("null"),
+        metadata: None,
+        // What is flagged is not shown any more: without the flag all rows are.
+        flag: None,
+        ..config.columns.clone()
+    };
+    let follow = config.follow.filter(|follow| *follow != Follow::Flag);
+    Config { columns, follow, ..config.clone() }
+}
+
+struct Reader<'a> {
+    config: &'a Config,
+    catalogue: &'a Catalogue,
+    journal: &'a Journal,
+    /// The highest number that was read.
+    max: i64,
+}
+
+impl Reader<'_> {
+    async fn by_numbers<S: Source>(&self) -> Result<Audit, Error> {
+        let mut source = S::open(self.config).await?;
+        let (mut audit, mut above) = (Audit::default(), i64::MIN);
+        loop {
+            let Page { rows, more } = source.tail(above, ROWS_MAX).await?;
+            above = rows.last().map_or(above, |row| row.sequence);
+            let read = rows.partition_point(|row| row.sequence <= self.max);
+            audit.not_read_yet += (rows.len() - read) as u64;
+            self.compare(source.mapping(), &rows[..read], true, &mut audit).await?;
+            if !more {
+                return Ok(audit);
+            }
+        }
+    }
+
+    async fn in_windows<S: Windows>(&self) -> Result<Audit, Error> {
+        let mut source = S::open(self.config).await?;
+        let (mut audit, mut token) = (Audit::default(), None);
+        loop {
+            let look = source.look(token.as_deref(), 0).await?;
+            self.compare(source.mapping(), &look.rows, false, &mut audit).await?;
+            token = Some(look.token);
+            if !look.more {
+                return Ok(audit);
+            }
+        }
+    }
+
+    async fn compare(&self, mapping: &Mapping, rows: &[Row], numbered: bool, audit: &mut Audit) -> Result<(), Error> {
+        // By public id: the row's own one and its number.
+        let mut events: HashMap<String, (String, i64)> = HashMap::new();
+        for row in rows {
+            match mapping.map(row, self.catalogue) {
+                Mapped::Event(event) => {
+                    let own_id = mapping.own_id(row).unwrap_or_default();
+                    events.insert(event.id, (own_id, row.sequence));
+                }
+                Mapped::Withheld => audit.withheld += 1,
+                Mapped::Quarantined(_) => audit.quarantined += 1,
+            }
+        }
+        let ids: Vec<&str> = events.keys().map(String::as_str).collect();
+        let known = self.journal.known(&ids).await.map_err(|cause| journal_error(self.config, cause))?;
+        audit.journaled += known.len() as u64;
+        known.iter().for_each(|id| _ = events.remove(id));
+        let own_ids: Vec<&str> = events.values().map(|(own_id, _)| own_id.as_str()).collect();
+        let name = &self.config.name;
+        let quarantined =
+            self.journal.quarantined(name, &own_ids).await.map_err(|cause| journal_error(self.config, cause))?;
+        let before = events.len();
+        events.retain(|_, (own_id, _)| !quarantined.contains(own_id));
+        audit.quarantined += (before - events.len()) as u64;
+        audit.missing += events.len() as u64;
+        let mut named: Vec<(Option<i64>, String)> =
+            events.into_iter().map(|(id, (_, sequence))| (numbered.then_some(sequence), id)).collect();
+        named.sort_unstable();
+        named.truncate(NAMED_MAX.saturating_sub(audit.named.len()));
+        audit.named.extend(named);
+        Ok(())
+    }
+}
