@@ -74,12 +74,12 @@ impl Gateway {
         webhooks.clone().run(&tasks);
         let catalogue = Arc::new(config.catalogue());
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
-        let statuses = config.sources.into_iter().map(start).collect();
+        let running = config.sources.into_iter().map(start).collect();
         let guarded = Router::new()
             .merge(feeds.router())
             .merge(graphql::router(journal.clone(), config.graphql))
             .merge(webhook::router(webhooks))
-            .merge(source::router(journal.clone(), statuses, clock, &site.public_url));
+            .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
         let router = web::front(open_routes(&journal, &site), guarded, auth, site.clone());
         let stopping = tasks.stopping();
         tasks.spawn("http", async move {

@@ -20,6 +20,8 @@ pub struct Append {
     pub withheld: u64,
     /// The source's own JSON, kept as it is, written in the same transaction.
     pub checkpoint: Option<String>,
+    /// Ids of quarantined rows of this source that stand there no longer.
+    pub resolved: Vec<String>,
 }
 
 /// An event on its way into the journal.
@@ -137,11 +139,16 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
         }
     }
     inbox::insert(conn, &placed).await?;
+    // More or fewer in quarantine.
+    let mut quarantined = 0;
+    for id in &append.resolved {
+        quarantined -= sources::delete_quarantined(conn, &append.source, id).await?.cast_signed();
+    }
     for row in append.quarantined.iter().chain(&conflicts) {
-        sources::insert_quarantined(conn, &append.source, row, head.now).await?;
+        quarantined += sources::insert_quarantined(conn, &append.source, row, head.now).await?.cast_signed();
     }
     if !append.source.is_empty() {
-        sources::update(conn, append, &appended, head.now).await?;
+        sources::update(conn, append, &appended, quarantined, head.now).await?;
     }
     Ok(appended)
 }

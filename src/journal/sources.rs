@@ -65,26 +65,43 @@ impl Journal {
         Ok(found)
     }
 
-    /// Quarantined rows of a source, oldest first, after the row with this id.
+    /// Quarantined rows of a source, oldest first, after the row with this id; all, or those of one reason.
     ///
     /// # Errors
     /// The database.
-    pub async fn quarantine(&self, source: &str, after: &str, limit: i64) -> Result<Vec<QuarantinedRow>, Error> {
+    pub async fn quarantine(
+        &self,
+        source: &str,
+        reason: Option<&str>,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<QuarantinedRow>, Error> {
         let sql = "select id, event_id, sequence, reason, detail, received_at, raw from quarantine \
-                   where source = $1 and id > $2 order by id limit $3";
-        Ok(select!(self.db(), query_as.fetch_all, sql, source, after.replace('\0', ""), limit))
+                   where source = $1 and id > $2 and ($3 = '' or reason = $3) order by id limit $4";
+        let reason = reason.unwrap_or_default().replace('\0', "");
+        Ok(select!(self.db(), query_as.fetch_all, sql, source, after.replace('\0', ""), reason, limit))
+    }
+
+    /// # Errors
+    /// The database.
+    pub async fn quarantined_row(&self, source: &str, id: &str) -> Result<Option<QuarantinedRow>, Error> {
+        let sql = "select id, event_id, sequence, reason, detail, received_at, raw from quarantine \
+                   where source = $1 and id = $2";
+        Ok(select!(self.db(), query_as.fetch_optional, sql, source, id.replace('\0', "")))
     }
 }
 
+/// Returns how many rows are new: one that is read again stands there already.
 pub(super) async fn insert_quarantined(
     conn: &mut Conn,
     source: &str,
     row: &Quarantined,
     now: i64,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let sql = "insert into quarantine (id, source, event_id, sequence, reason, detail, received_at, raw) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8)";
-    execute!(
+               select $1, $2, $3, $4, $5, $6, $7, $8 where not exists (select 1 from quarantine where source = $2 \
+               and reason = $5 and event_id is not distinct from $3 and sequence is not distinct from $4)";
+    Ok(execute!(
         conn,
         sql,
         uuid::Uuid::now_v7().to_string(),
@@ -95,11 +112,20 @@ pub(super) async fn insert_quarantined(
         row.detail.as_str(),
         now,
         row.raw.as_str()
-    );
-    Ok(())
+    ))
 }
 
-pub(super) async fn update(conn: &mut Conn, append: &Append, appended: &Appended, now: i64) -> Result<(), Error> {
+pub(super) async fn delete_quarantined(conn: &mut Conn, source: &str, id: &str) -> Result<u64, Error> {
+    Ok(execute!(conn, "delete from quarantine where source = $1 and id = $2", source, id))
+}
+
+pub(super) async fn update(
+    conn: &mut Conn,
+    append: &Append,
+    appended: &Appended,
+    quarantined: i64,
+    now: i64,
+) -> Result<(), Error> {
     let sql = "insert into sources (name, checkpoint, journaled, withheld, duplicates, changed, quarantined, updated_at) \
                values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (name) do update set \
                checkpoint = coalesce(excluded.checkpoint, sources.checkpoint), \
@@ -116,7 +142,7 @@ pub(super) async fn update(conn: &mut Conn, append: &Append, appended: &Appended
         count(append.withheld),
         count(appended.duplicates),
         count(appended.changed),
-        count(append.quarantined.len() as u64 + appended.conflicts),
+        quarantined,
         now
     );
     Ok(())

@@ -15,6 +15,7 @@ mod preset;
 mod probe;
 mod pump;
 mod rest;
+mod retry;
 mod sql;
 mod status;
 mod time;
@@ -112,6 +113,8 @@ trait Windows: Sized + Send + Sync {
     fn is_unordered(&self) -> bool;
     /// The next rows after a token, or the first ones.
     fn look(&mut self, token: Option<&str>, now: i64) -> impl Future<Output = Result<Look, Error>> + Send;
+    /// The row with this id of its own.
+    fn find(&mut self, own_id: &str) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
     /// The rows with these marks are journaled, known, withheld or quarantined.
     fn taken(&mut self, marks: &[String]) -> impl Future<Output = Result<(), Error>> + Send;
     /// What can't be guaranteed on this table and why, in sentences.
@@ -147,11 +150,18 @@ trait Source: Sized + Send {
     fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 }
 
+/// A source that is being read.
+pub struct Running {
+    pub config: Config,
+    pub status: Status,
+}
+
 /// Starts reading a source; it goes on until the tasks are told to stop, whatever happens to its database.
-pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Status {
-    let status = Status::new(&config);
+pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Running {
+    let running = Running { status: Status::new(&config), config: config.clone() };
+    let status = running.status.clone();
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
-    let setting = pump::Setting { config, journal, catalogue, status: status.clone(), clock: Clock::system() };
+    let setting = pump::Setting { config, journal, catalogue, status, clock: Clock::system() };
     tasks.spawn(&task, async move {
         let is_numbered = setting.config.follow() == Follow::Probe;
         // A URL that names no database is refused by `open`.
@@ -164,5 +174,5 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
             Engine::Sqlite => pump::run::<WindowPump<Windowed<Sqlite>>>(setting, stop).await,
         }
     });
-    status
+    running
 }

@@ -1,42 +1,61 @@
-//! `GET /sources…`: how the sources are doing, and the rows that could not be mapped. For operators.
+//! `/sources…`: how the sources are doing, and the rows that could not be mapped. For operators.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
+use tracing::warn;
 
-use super::Status;
+use super::retry::{Outcome, retry};
+use super::{Running, Status};
+use crate::catalogue::Catalogue;
 use crate::event::Micros;
-use crate::journal::Journal;
+use crate::journal::{Append, Journal, QuarantinedRow};
 use crate::runtime::Clock;
 use crate::web::auth::{Client, Scope};
+use crate::web::negotiate;
 use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
+
+/// Rows that one request retries or discards; the next takes the next ones.
+const ROWS_MAX: i64 = 500;
+const COMMANDS: &str = "Retry, Discard";
 
 #[derive(Clone)]
 struct Sources {
     journal: Journal,
-    statuses: Arc<Vec<Status>>,
+    running: Arc<Vec<Running>>,
+    catalogue: Arc<Catalogue>,
     clock: Clock,
     public_url: String,
 }
 
 /// The routes. Scope `admin`: quarantined rows show what was never published.
-pub fn router(journal: Journal, statuses: Vec<Status>, clock: Clock, public_url: &str) -> Router {
-    let sources = Sources { journal, statuses: Arc::new(statuses), clock, public_url: public_url.to_owned() };
+pub fn router(
+    journal: Journal,
+    running: Vec<Running>,
+    catalogue: Arc<Catalogue>,
+    clock: Clock,
+    public_url: &str,
+) -> Router {
+    let sources = Sources { journal, running: Arc::new(running), catalogue, clock, public_url: public_url.to_owned() };
     Router::new()
         .route("/sources", get(list))
         .route("/sources/{source}", get(show))
-        .route("/sources/{source}/quarantine", get(quarantine))
+        .route("/sources/{source}/quarantine", get(quarantine).put(put_quarantine))
+        .route("/sources/{source}/quarantine/{row}", get(quarantined).put(put_quarantined))
         .with_state(sources)
 }
 
 impl Sources {
-    fn status(&self, name: &str) -> Result<&Status, Problem> {
-        self.statuses.iter().find(|status| status.get().name == name).ok_or_else(|| {
+    /// The source, for a client that may look at it.
+    fn running(&self, client: &Client, name: &str) -> Result<&Running, Problem> {
+        client.must(&Scope::Admin)?;
+        self.running.iter().find(|running| running.config.name == name).ok_or_else(|| {
             Problem::new(Kind::NotFound, format!("there is no source `{name}`; GET /sources lists them"))
         })
     }
@@ -74,8 +93,8 @@ async fn list(
 ) -> Result<Json<Value>, Problem> {
     client.must(&Scope::Admin)?;
     let mut items = Vec::new();
-    for status in sources.statuses.iter() {
-        items.push(sources.state(status).await?);
+    for running in sources.running.iter() {
+        items.push(sources.state(&running.status).await?);
     }
     Ok(Json(json!({ "items": items, "next": null })))
 }
@@ -85,8 +104,7 @@ async fn show(
     Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    client.must(&Scope::Admin)?;
-    Ok(Json(sources.state(sources.status(&name)?).await?))
+    Ok(Json(sources.state(&sources.running(&client, &name)?.status).await?))
 }
 
 async fn quarantine(
@@ -95,16 +113,119 @@ async fn quarantine(
     Path(name): Path<String>,
     query: Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Problem> {
-    client.must(&Scope::Admin)?;
-    sources.status(&name)?;
+    sources.running(&client, &name)?;
     let paging = Paging::new(query, &[])?;
-    let rows = sources.journal.quarantine(&name, paging.after().unwrap_or_default(), paging.limit as i64).await?;
+    let (after, limit) = (paging.after().unwrap_or_default(), paging.limit as i64);
+    let rows = sources.journal.quarantine(&name, None, after, limit).await?;
     let next = rows.last().filter(|_| rows.len() == paging.limit).map(|last| last.id.clone());
-    let items = rows.into_iter().map(|row| {
-        json!({
-            "id": row.id, "eventId": row.event_id, "sequence": row.sequence, "reason": row.reason,
-            "detail": row.detail, "receivedAt": Micros(row.received_at).to_text(), "raw": row.raw,
-        })
+    Ok(paging.page(&format!("{}/sources/{name}/quarantine", sources.public_url), rows.iter().map(row_json), next))
+}
+
+async fn quarantined(
+    State(sources): State<Sources>,
+    Extension(client): Extension<Arc<Client>>,
+    Path((name, id)): Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    sources.running(&client, &name)?;
+    Ok(Json(row_json(&sources.row(&name, &id).await?)))
+}
+
+/// `Retry` or `Discard` for one row. One that still can't be an event stays.
+async fn put_quarantined(
+    State(sources): State<Sources>,
+    Extension(client): Extension<Arc<Client>>,
+    Path((name, id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Problem> {
+    let running = sources.running(&client, &name)?;
+    let command = command(&headers)?;
+    let row = sources.row(&name, &id).await?;
+    match sources.apply(running, command, &row).await? {
+        Applied::Resolved(outcome) => Ok(Json(json!({ "outcome": outcome }))),
+        Applied::Stays(detail) => Err(Problem::new(Kind::Unprocessable, detail)),
+    }
+}
+
+/// `Retry` or `Discard` for all rows, or for those of one reason.
+async fn put_quarantine(
+    State(sources): State<Sources>,
+    Extension(client): Extension<Arc<Client>>,
+    Path(name): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Problem> {
+    let running = sources.running(&client, &name)?;
+    let command = command(&headers)?;
+    if let Some(other) = query.keys().find(|key| !matches!(key.as_str(), "reason" | "after")) {
+        let detail = format!("unknown parameter `{other}`; known are reason, such as ?reason=bad-json, and after");
+        return Err(Problem::new(Kind::BadRequest, detail));
+    }
+    let (reason, after) = (query.get("reason").map(String::as_str), query.get("after").map_or("", String::as_str));
+    let rows = sources.journal.quarantine(&name, reason, after, ROWS_MAX).await?;
+    let (mut resolved, mut stay) = (0, 0);
+    for row in &rows {
+        match sources.apply(running, command, row).await? {
+            Applied::Resolved(_) => resolved += 1,
+            Applied::Stays(_) => stay += 1,
+        }
+    }
+    let next = rows.last().filter(|_| rows.len() as i64 == ROWS_MAX).map(|last| {
+        let reason = reason.map_or(String::new(), |reason| format!("&reason={reason}"));
+        format!("{}/sources/{name}/quarantine?after={}{reason}", sources.public_url, last.id)
     });
-    Ok(paging.page(&format!("{}/sources/{name}/quarantine", sources.public_url), items, next))
+    Ok(Json(json!({ "resolved": resolved, "stay": stay, "next": next })))
+}
+
+#[derive(Clone, Copy)]
+enum Command {
+    Retry,
+    Discard,
+}
+
+fn command(headers: &HeaderMap) -> Result<Command, Problem> {
+    match negotiate::command(headers) {
+        Some("Retry") => Ok(Command::Retry),
+        Some("Discard") => Ok(Command::Discard),
+        Some(other) => Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}"))),
+        None => Err(Problem::new(Kind::BadRequest, format!("send a header `Command`; known are {COMMANDS}"))),
+    }
+}
+
+enum Applied {
+    Resolved(&'static str),
+    Stays(String),
+}
+
+impl Sources {
+    async fn row(&self, name: &str, id: &str) -> Result<QuarantinedRow, Problem> {
+        let row = self.journal.quarantined_row(name, id).await?;
+        row.ok_or_else(|| Problem::new(Kind::NotFound, "there is no such row in this quarantine"))
+    }
+
+    async fn apply(&self, running: &Running, command: Command, row: &QuarantinedRow) -> Result<Applied, Problem> {
+        let config = &running.config;
+        if matches!(command, Command::Discard) {
+            let resolved = vec![row.id.clone()];
+            self.journal.append(Append { source: config.name.clone(), resolved, ..Append::default() }).await?;
+            return Ok(Applied::Resolved("discarded"));
+        }
+        let outcome = retry(config, &self.catalogue, &self.journal, row).await.map_err(|cause| {
+            warn!(source.name = %config.name, "can't retry a quarantined row: {cause}");
+            Problem::new(Kind::Unavailable, "the source can't be read; its state says why")
+        })?;
+        Ok(match outcome {
+            Outcome::Journaled => Applied::Resolved("journaled"),
+            Outcome::Known => Applied::Resolved("known"),
+            Outcome::Withheld => Applied::Resolved("withheld"),
+            Outcome::StillBad(detail) => Applied::Stays(format!("the row is still bad: {detail}")),
+            Outcome::Gone => Applied::Stays("the table has no such row any more; Discard drops it".to_owned()),
+        })
+    }
+}
+
+fn row_json(row: &QuarantinedRow) -> Value {
+    json!({
+        "id": row.id, "eventId": row.event_id, "sequence": row.sequence, "reason": row.reason,
+        "detail": row.detail, "receivedAt": Micros(row.received_at).to_text(), "raw": row.raw,
+    })
 }

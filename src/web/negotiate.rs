@@ -1,6 +1,8 @@
-//! What the client wants to get, and what it has already: `Accept` and `If-None-Match` (RFC 9110).
+//! What the client wants to get or done, and what it has already: `Accept` and `If-None-Match` (RFC 9110), `Command`.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
+
+static COMMAND: HeaderName = HeaderName::from_static("command");
 
 /// The offered media type that the client likes best; the first one if it says nothing, none if it accepts none.
 /// Of types that are liked equally the one offered first wins, unless the client names one of them more exactly.
@@ -32,6 +34,11 @@ fn range(text: &str) -> (&str, f32) {
     let range = parts.next().unwrap_or_default();
     let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
     (range, quality.and_then(|q| q.parse().ok()).unwrap_or(1.0))
+}
+
+/// The domain command that a request is, by its header `Command`.
+pub fn command(headers: &HeaderMap) -> Option<&str> {
+    headers.get(&COMMAND).map(|value| value.to_str().unwrap_or_default())
 }
 
 /// Whether the client has this version already: weak comparison of `If-None-Match`, `*` and lists included.

@@ -56,7 +56,7 @@ async fn a_known_event_is_dropped_changed_data_is_counted_and_another_identity_i
     assert_eq!(appended, Appended { journaled: 1, duplicates: 2, changed: 1, conflicts: 1 });
     assert_eq!(positions(&gateway).await.len(), 3);
     let journal = gateway.app().journal();
-    let quarantined = journal.quarantine("cart", "", 10).await.unwrap();
+    let quarantined = journal.quarantine("cart", None, "", 10).await.unwrap();
     assert_eq!(quarantined.len(), 1);
     assert_eq!(
         (quarantined[0].reason.as_str(), quarantined[0].event_id.clone()),

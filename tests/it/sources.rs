@@ -10,7 +10,7 @@ use postern::journal::{Payload, Range};
 use postern::source;
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, SqliteConnection};
 
-use crate::support::{Database, Engine, Gateway, wait_for};
+use crate::support::{Database, Engine, Gateway, json, wait_for};
 
 /// `[[source]]` for [`table`], with more keys.
 fn configuration(url: &str, more: &str) -> String {
@@ -647,7 +647,7 @@ async fn what_is_not_true_in_outbox_or_where_stays_inside_and_bad_rows_are_kept(
     until(&gateway, &["yes"]).await;
     assert_eq!(counts(&gateway).await, (1, 3, 1));
     assert_eq!(entries(&gateway).await[0].event.data, "{\"big\": 12345678901234567890123}");
-    let bad = gateway.app().journal().quarantine("cart", "", 10).await.unwrap();
+    let bad = gateway.app().journal().quarantine("cart", None, "", 10).await.unwrap();
     assert_eq!(
         (bad[0].reason.as_str(), bad[0].event_id.as_deref(), bad[0].sequence.as_deref()),
         ("bad-json", Some("bad"), Some("4"))
@@ -739,4 +739,61 @@ async fn audit_names_what_is_missing() {
         };
         assert_eq!((code, said.as_str()), (Some(1), expected));
     }
+}
+
+#[tokio::test]
+async fn a_quarantined_row_that_is_mended_is_journaled_on_request() {
+    let database = Database::create(Engine::Postgres).await;
+    let mut a = PgConnection::connect(&database.url).await.unwrap();
+    let bad = |id: &str| {
+        format!("insert into tb_cart_event (event_id, cart_id, version, event_type) values ('{id}', 'x', 1, '')")
+    };
+    run!(a, table(Engine::Postgres), bad("1"), bad("2"), bad("3"), bad("4"));
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, OFTEN)).await;
+    wait_for("all rows", || async { (counts(&gateway).await == (0, 0, 4)).then_some(()) }).await;
+    let listed = json(gateway.get("/sources/cart/quarantine").await).await;
+    let id = |n: usize| listed["items"][n]["id"].as_str().unwrap().to_owned();
+    let put = async |path: &str, command: &str| {
+        let request = gateway.client().put(gateway.url(&format!("/sources/cart/quarantine{path}")));
+        let response = request.header("command", command).send().await.unwrap();
+        (response.status().as_u16(), json(response).await)
+    };
+    let row = |n: usize| format!("/{}", id(n));
+    let (status, still) = put(&row(0), "Retry").await;
+    assert!(status == 422 && still["detail"].as_str().unwrap().contains("type is empty"), "{still}");
+    run!(a, "update tb_cart_event set event_type = 'Mended' where event_id <> '3'");
+    assert_eq!(put(&row(0), "Retry").await, (200, serde_json::json!({ "outcome": "journaled" })));
+    assert_eq!(put(&row(0), "Retry").await.0, 404, "it is gone");
+    assert_eq!(put(&row(1), "Discard").await.1["outcome"], "discarded");
+    assert_eq!(put(&row(2), "Drop").await.0, 400);
+    run!(a, "update tb_cart_event set outbox = false where event_id = '4'");
+    let (status, all) = put("?reason=missing-type", "Retry").await;
+    assert_eq!(
+        (status, &all["resolved"], &all["stay"], &all["next"]),
+        (200, &1.into(), &1.into(), &serde_json::Value::Null)
+    );
+    run!(a, "delete from tb_cart_event where event_id = '3'");
+    let (status, gone) = put(&row(2), "Retry").await;
+    assert!(status == 422 && gone["detail"].as_str().unwrap().contains("no such row any more"), "{gone}");
+    assert_eq!(journaled(&gateway).await, ["1+"]);
+    assert_eq!(counts(&gateway).await, (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_quarantined_row_without_a_number_is_found_by_its_id() {
+    let database = Database::create(Engine::Mysql).await;
+    let mut a = MySqlConnection::connect(&database.url).await.unwrap();
+    run!(
+        a,
+        table(Engine::Mysql).replace("event_id varchar(100)", "event_id binary(16)"),
+        "insert into tb_cart_event (event_id, cart_id, version, event_type, occurred_at) \
+         values (unhex('00000000000070008000000000000001'), 'x', 1, '', now(6))"
+    );
+    let gateway = Gateway::start_with(Engine::Sqlite, &unnumbered(&database.url, "", "")).await;
+    wait_for("the row", || async { (counts(&gateway).await == (0, 0, 1)).then_some(()) }).await;
+    run!(a, "update tb_cart_event set event_type = 'Mended'");
+    let row = gateway.app().journal().quarantine("cart", None, "", 1).await.unwrap().remove(0);
+    let request = gateway.client().put(gateway.url(&format!("/sources/cart/quarantine/{}", row.id)));
+    let answer = json(request.header("command", "Retry").send().await.unwrap()).await;
+    assert_eq!(answer["outcome"], "journaled", "{answer}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -20,13 +20,13 @@ use crate::filter::Selection;
 use crate::journal::Error;
 use crate::journal::webhooks::{Change, Status, WebhookRow};
 use crate::web::auth::{Client, Scope};
+use crate::web::negotiate;
 use crate::web::outgoing::Refused;
 use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
 
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const COMMANDS: &str = "Pause, Resume";
-static COMMAND: HeaderName = HeaderName::from_static("command");
 const CONSENT_REASON: &str = "the receiver has to agree first, and this version can't ask it yet; nothing is sent, nothing is lost. \
      `[webhooks] consent = \"off\"` in the gateway's configuration sends without asking";
 
@@ -127,7 +127,7 @@ async fn put(
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
     check_precondition(&headers, &row)?;
-    let row = match headers.get(&COMMAND).map(|value| value.to_str().unwrap_or_default()) {
+    let row = match negotiate::command(&headers) {
         None => replace(&shared, row, &json_body(&headers, body)?).await?,
         Some("Pause") => {
             let (status, status_reason) = (Status::Paused, Some("paused by its owner".to_owned()));
@@ -201,7 +201,7 @@ pub(super) async fn own(shared: &Shared, client: &Client, id: &str) -> Result<We
 }
 
 fn no_command(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(&COMMAND) {
+    match negotiate::command(headers) {
         Some(_) => {
             Err(Problem::new(Kind::BadRequest, format!("commands go with PUT /webhooks/{{id}}; known are {COMMANDS}")))
         }

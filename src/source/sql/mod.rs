@@ -56,6 +56,10 @@ pub(super) trait Engine: Send + Sync + 'static {
     /// What to cast to.
     const INTEGER: &'static str;
     const TEXT: &'static str;
+    /// A bind that is a text.
+    const TEXT_BIND: &'static str = "?";
+    /// What stands before the digits of [`Engine::hex`].
+    const HEX_PREFIX: &'static str = "";
 
     fn connect(config: &Config) -> impl Future<Output = Result<Pool<Self::Db>, sqlx::Error>> + Send;
     /// The tables that can be read, with their schema where that must be said.

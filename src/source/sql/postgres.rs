@@ -26,6 +26,8 @@ impl Engine for Postgres {
     const BEGIN: &'static str = "begin isolation level repeatable read, read only";
     const INTEGER: &'static str = "bigint";
     const TEXT: &'static str = "text";
+    const TEXT_BIND: &'static str = "$1::text";
+    const HEX_PREFIX: &'static str = "\\x";
 
     async fn connect(config: &Config) -> Result<PgPool, sqlx::Error> {
         let options = PgConnectOptions::from_str(&config.url)?.application_name("postern");

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Engine, Opened, Statement, answer, find, quote, text};
-use crate::source::mapping::{Kind, Mapping};
+use crate::runtime::hex;
+use crate::source::mapping::{Kind, Mapping, Row};
 use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_MAX, Windows};
 
 /// Rows that are flagged by one statement.
@@ -94,6 +95,23 @@ impl<E: Engine> Windows for Windowed<E> {
         };
         let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
         Ok(Look { rows, token, more })
+    }
+
+    async fn find(&mut self, own_id: &str) -> Result<Option<Row>, Error> {
+        let (Opened { name, pool, .. }, Window { list, table, fields, id: (id, kind), .. }) =
+            (&self.opened, &self.window);
+        let (column, bind) = match kind {
+            // Sixteen bytes are shown as a UUID.
+            Kind::Bytes => {
+                let uuid = uuid::Uuid::try_parse(own_id).map(|uuid| uuid.simple().to_string());
+                let digits = uuid.unwrap_or_else(|_| hex(own_id.as_bytes()));
+                (format!("lower({})", E::hex(id)), format!("{}{digits}", E::HEX_PREFIX))
+            }
+            _ => (format!("cast({id} as {})", E::TEXT), own_id.to_owned()),
+        };
+        let statement = format!("select ''{list} from {table} where {column} = {} limit 1", E::TEXT_BIND).into();
+        let read = async { E::read_marked(&mut *pool.acquire().await?, &statement, fields, &[bind]).await };
+        Ok(answer(name, read).await?.rows.into_iter().next())
     }
 
     async fn taken(&mut self, marks: &[String]) -> Result<(), Error> {
