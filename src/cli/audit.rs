@@ -28,7 +28,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Journal::open_to_read(&config.journal).await.with_context(|| format!("can't open the journal {place}"))?;
     let Some(journal) = journal else { bail!("there is no journal {place} yet") };
     let (catalogue, mut is_whole) = (config.catalogue(), true);
-    for source in config.sources.iter().filter(|source| only.is_none_or(|only| only == source.name)) {
+    let tables = config.sources.iter().filter(|source| !source.push);
+    for source in tables.filter(|source| only.is_none_or(|only| only == source.name)) {
         let audit = source::audit(source, &catalogue, &journal).await?;
         let source::Audit { journaled, withheld, quarantined, not_read_yet, missing, named } = audit;
         super::print(&format!(

@@ -22,6 +22,8 @@ pub struct Append {
     pub checkpoint: Option<String>,
     /// Ids of quarantined rows of this source that stand there no longer.
     pub resolved: Vec<String>,
+    /// All or nothing: known ids with other data and conflicts are errors.
+    pub is_strict: bool,
 }
 
 /// An event on its way into the journal.
@@ -55,6 +57,8 @@ pub struct Appended {
     pub changed: u64,
     /// The same public id from another source, or with another type or aggregate: quarantined.
     pub conflicts: u64,
+    /// The position of the first one that was journaled; the others follow it.
+    pub first: Option<i64>,
 }
 
 impl Journal {
@@ -122,6 +126,9 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
     for arrival in &append.arrivals {
         let this = Known::of(&arrival.event, &mut bytes);
         match known.get(arrival.event.id.as_str()) {
+            Some(other) if append.is_strict && (other.identity, other.content) != (this.identity, this.content) => {
+                return Err(Error::Conflict { id: arrival.event.id.clone() });
+            }
             Some(other) if other.identity != this.identity => {
                 appended.conflicts += 1;
                 conflicts.push(conflict(arrival));
@@ -138,6 +145,7 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
             }
         }
     }
+    appended.first = placed.first().map(|placed: &Placed<'_>| placed.head.position);
     inbox::insert(conn, &placed).await?;
     // More or fewer in quarantine.
     let mut quarantined = 0;

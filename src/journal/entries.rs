@@ -1,6 +1,6 @@
 //! Reading the journal: pages by position, single events by id, and where a cursor, an id or a time stands.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use futures_util::TryStreamExt as _;
@@ -211,17 +211,17 @@ impl Journal {
         Ok(rows.into_iter().map(Entry::from).collect())
     }
 
-    /// Those of the public ids that were ever taken, visible or not.
+    /// Those of the public ids that were ever taken, visible or not, with their positions.
     ///
     /// # Errors
     /// The database.
-    pub async fn known(&self, ids: &[&str]) -> Result<HashSet<String>, Error> {
-        let mut known = HashSet::new();
+    pub async fn positions(&self, ids: &[impl AsRef<str>]) -> Result<HashMap<String, i64>, Error> {
+        let mut known = HashMap::new();
         for ids in ids.chunks(IDS_MAX) {
             let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
-            let sql = format!("select event_id from inbox where event_id in ({})", binds.join(", "));
-            let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-            let rows: Vec<String> = select!(self.db(), query_scalar.fetch_all, AssertSqlSafe(sql); ids);
+            let sql = format!("select event_id, position from inbox where event_id in ({})", binds.join(", "));
+            let ids: Vec<String> = ids.iter().map(|id| id.as_ref().to_owned()).collect();
+            let rows: Vec<(String, i64)> = select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql); ids);
             known.extend(rows);
         }
         Ok(known)

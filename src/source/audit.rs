@@ -57,8 +57,8 @@ pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) ->
         // A gateway that runs beside may have been about to journal them.
         tokio::time::sleep(SECOND_LOOK).await;
         let ids: Vec<&str> = audit.named.iter().map(|(_, id)| id.as_str()).collect();
-        let known = journal.known(&ids).await.map_err(|cause| journal_error(config, cause))?;
-        audit.named.retain(|(_, id)| !known.contains(id));
+        let known = journal.positions(&ids).await.map_err(|cause| journal_error(config, cause))?;
+        audit.named.retain(|(_, id)| !known.contains_key(id));
         audit.missing -= known.len() as u64;
         audit.journaled += known.len() as u64;
     }
@@ -142,9 +142,9 @@ impl Reader<'_> {
             }
         }
         let ids: Vec<&str> = events.keys().map(String::as_str).collect();
-        let known = self.journal.known(&ids).await.map_err(|cause| journal_error(self.config, cause))?;
+        let known = self.journal.positions(&ids).await.map_err(|cause| journal_error(self.config, cause))?;
         audit.journaled += known.len() as u64;
-        known.iter().for_each(|id| _ = events.remove(id));
+        known.keys().for_each(|id| _ = events.remove(id));
         let own_ids: Vec<&str> = events.values().map(|(own_id, _)| own_id.as_str()).collect();
         let name = &self.config.name;
         let quarantined =

@@ -33,6 +33,9 @@ pub struct Report {
 /// A configuration that does not fit the database, or a database that does not answer.
 pub async fn check(config: &Config, catalogue: &Catalogue) -> Result<Report, Error> {
     config.check()?;
+    if config.push {
+        return Ok(Report { place: "takes events at POST /sources/…/events".to_owned(), ..Report::default() });
+    }
     let is_numbered = config.follow() == Follow::Probe;
     let mut report = match config.engine().unwrap_or(Engine::Sqlite) {
         Engine::Postgres if is_numbered => by_numbers::<Numbered<Postgres>>(config, catalogue).await,

@@ -40,6 +40,8 @@ pub struct Config {
     pub columns: Columns,
     /// What is known of tables of this kind, in sentences.
     pub notes: Vec<String>,
+    /// Not a table: events are handed in over HTTP.
+    pub push: bool,
 }
 
 /// As it stands in the file.
@@ -47,6 +49,9 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 struct Written {
     name: String,
+    #[serde(default)]
+    push: bool,
+    #[serde(default)]
     url: String,
     preset: Option<String>,
     table: Option<String>,
@@ -66,10 +71,20 @@ impl TryFrom<Written> for Config {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { name, url, preset, table, follow, poll, sweep, condition, time_zone, columns } = written;
+        let Written { name, push, url, preset, table, follow, poll, sweep, condition, time_zone, columns } = written;
         let tables = table.into_iter().collect();
-        let mut config =
-            Self { preset, tables, follow, poll, sweep, condition, time_zone, columns, ..Self::bare(&name, &url) };
+        let mut config = Self {
+            push,
+            preset,
+            tables,
+            follow,
+            poll,
+            sweep,
+            condition,
+            time_zone,
+            columns,
+            ..Self::bare(&name, &url)
+        };
         let (Some(preset), Some(engine)) = (&config.preset, config.engine()) else { return Ok(config) };
         let preset = Preset::find(preset, engine).map_err(|cause| format!("source `{}`: {cause}", config.name))?;
         if config.tables.is_empty() {
@@ -230,6 +245,7 @@ impl Config {
             time_zone: None,
             columns: Columns::default(),
             notes: Vec::new(),
+            push: false,
         }
     }
 
@@ -262,6 +278,12 @@ impl Config {
         if name == OWN_SOURCE {
             return Err(self.error(format!("`name` = \"{OWN_SOURCE}\" is taken by our own events; choose another")));
         }
+        if self.push {
+            return match self.url.is_empty() && self.tables.is_empty() {
+                true => Ok(()),
+                false => Err(self.error("`push = true` takes no `url`, `table` or `preset`: events are handed in")),
+            };
+        }
         if self.engine().is_none() {
             return Err(self.error("`url` must start with postgres://, mysql://, mariadb:// or sqlite://"));
         }
@@ -271,6 +293,17 @@ impl Config {
         self.columns.check().map_err(|problem| self.error(problem))?;
         self.check_follow()?;
         self.zone().map(|_| ())
+    }
+
+    /// What it is, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self.engine() {
+            _ if self.push => "push",
+            Some(Engine::Postgres) => "postgres",
+            Some(Engine::MySql) => "mysql",
+            Some(Engine::Sqlite) => "sqlite",
+            None => "unknown",
+        }
     }
 
     /// How new rows are found: as configured, or what fits the table and the database.

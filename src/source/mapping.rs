@@ -28,6 +28,8 @@ const DATA: Field = 6;
 const METADATA: Field = 7;
 const OUTBOX: Field = 8;
 const CONDITION: Field = 9;
+/// What is wrong with a text that can't be a name.
+pub(super) const NAME_FAULT: &str = "is longer than 512 bytes or holds a NUL character";
 /// Their keys in the configuration.
 #[rustfmt::skip]
 const KEYS: [&str; 10] = [
@@ -274,7 +276,18 @@ impl Mapping {
 
 /// Checks a JSON text without building a tree. Lone surrogates pass: they are the source's business.
 fn json(text: &str, field: Field) -> Result<(), Fault> {
-    let key = KEYS[field];
+    checked_json(text, KEYS[field])
+}
+
+/// Checks a JSON text that an event is to carry.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_json(text: &str, key: &str) -> Result<(), String> {
+    checked_json(text, key).map_err(|fault| fault.detail)
+}
+
+fn checked_json(text: &str, key: &str) -> Result<(), Fault> {
     if text.len() > DATA_BYTES_MAX {
         return Err(fault(
             "too-large",

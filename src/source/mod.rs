@@ -14,6 +14,7 @@ mod order;
 mod preset;
 mod probe;
 mod pump;
+mod push;
 mod rest;
 mod retry;
 mod sql;
@@ -159,6 +160,9 @@ pub struct Running {
 /// Starts reading a source; it goes on until the tasks are told to stop, whatever happens to its database.
 pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Running {
     let running = Running { status: Status::new(&config), config: config.clone() };
+    if config.push {
+        return running;
+    }
     let status = running.status.clone();
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
     let setting = pump::Setting { config, journal, catalogue, status, clock: Clock::system() };

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::retry::{Outcome, retry};
-use super::{Running, Status};
+use super::{Running, Status, push};
 use crate::catalogue::Catalogue;
 use crate::event::Micros;
 use crate::journal::{Append, Journal, QuarantinedRow};
@@ -42,13 +42,16 @@ pub fn router(
     clock: Clock,
     public_url: &str,
 ) -> Router {
-    let sources = Sources { journal, running: Arc::new(running), catalogue, clock, public_url: public_url.to_owned() };
+    let running = Arc::new(running);
+    let push = push::router(journal.clone(), Arc::clone(&running), Arc::clone(&catalogue), clock);
+    let sources = Sources { journal, running, catalogue, clock, public_url: public_url.to_owned() };
     Router::new()
         .route("/sources", get(list))
         .route("/sources/{source}", get(show))
         .route("/sources/{source}/quarantine", get(quarantine).put(put_quarantine))
         .route("/sources/{source}/quarantine/{row}", get(quarantined).put(put_quarantined))
         .with_state(sources)
+        .merge(push)
 }
 
 impl Sources {

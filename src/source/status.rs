@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::{Config, Engine, Follow};
+use super::{Config, Follow};
 
 /// The state of one source, shared between its loop and those who show it.
 #[derive(Clone, Debug)]
@@ -15,8 +15,9 @@ pub struct Status(Arc<Mutex<State>>);
 #[serde(rename_all = "camelCase")]
 pub struct State {
     pub name: String,
-    pub kind: Option<Engine>,
-    pub follow: Follow,
+    /// The database, or `push`.
+    pub kind: &'static str,
+    pub follow: Option<Follow>,
     /// The last poll worked.
     pub healthy: bool,
     pub last_error: Option<String>,
@@ -46,9 +47,9 @@ impl Status {
     pub(super) fn new(config: &Config) -> Self {
         Self(Arc::new(Mutex::new(State {
             name: config.name.clone(),
-            kind: config.engine(),
-            follow: config.follow(),
-            healthy: false,
+            kind: config.kind(),
+            follow: (!config.push).then(|| config.follow()),
+            healthy: config.push,
             last_error: None,
             complete_at: None,
             last_event_at: None,

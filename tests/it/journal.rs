@@ -53,7 +53,7 @@ async fn a_known_event_is_dropped_changed_data_is_counted_and_another_identity_i
     let changed = postern::event::Event { data: "{\"n\":-1}".to_owned(), ..event(1) };
     let conflict = postern::event::Event { aggregate_id: "cart-other".to_owned(), ..event(2) };
     let appended = gateway.append(vec![event(1), changed, conflict, event(3), event(3)]).await;
-    assert_eq!(appended, Appended { journaled: 1, duplicates: 2, changed: 1, conflicts: 1 });
+    assert_eq!(appended, Appended { journaled: 1, duplicates: 2, changed: 1, conflicts: 1, first: Some(3) });
     assert_eq!(positions(&gateway).await.len(), 3);
     let journal = gateway.app().journal();
     let quarantined = journal.quarantine("cart", None, "", 10).await.unwrap();

@@ -13,5 +13,6 @@ mod graphql;
 mod journal;
 mod kill;
 mod presets;
+mod push;
 mod sources;
 mod webhooks;
