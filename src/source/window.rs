@@ -1,7 +1,7 @@
 //! Following a table without numbers: look, journal, remember where the look ended. A look that is cut off is repeated;
 //! what is journaled already is known by its id.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ use super::{Error, Look, Windows, order};
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
 use crate::runtime::sha256;
+
+/// Aggregates whose versions are remembered.
+const VERSIONS_MAX: usize = 50_000;
 
 /// Kept in the journal.
 #[derive(Serialize, Deserialize)]
@@ -31,6 +34,8 @@ pub(super) struct WindowPump<S> {
     /// Ids of the rows that come again at every look, and of those that the present one has brought.
     known: HashSet<[u8; 32]>,
     seen: HashSet<[u8; 32]>,
+    /// The highest version of each aggregate that was journaled lately: one below it is late.
+    versions: HashMap<String, i64>,
 }
 
 impl<S: Windows> Pump for WindowPump<S> {
@@ -45,7 +50,15 @@ impl<S: Windows> Pump for WindowPump<S> {
             let name = &config.name;
             warn!(source.name = %name, "source `{name}` was read by `{}` and is now by `{column}`: starting at its beginning", before.column);
         }
-        Ok(Self { setting, source, column, token, known: HashSet::new(), seen: HashSet::new() })
+        Ok(Self {
+            setting,
+            source,
+            column,
+            token,
+            known: HashSet::new(),
+            seen: HashSet::new(),
+            versions: HashMap::new(),
+        })
     }
 
     async fn poll(&mut self) -> Result<bool, Error> {
@@ -79,7 +92,7 @@ impl<S: Windows> Pump for WindowPump<S> {
 
 impl<S: Windows> WindowPump<S> {
     /// The last piece carries the token.
-    async fn journal(&self, rows: &[Row], token: &str) -> Result<(), Error> {
+    async fn journal(&mut self, rows: &[Row], token: &str) -> Result<(), Error> {
         let (events, quarantined, withheld) = self.map(rows);
         let (mut events, mut quarantined) = (events.into_iter().peekable(), quarantined.into_iter().peekable());
         let mut is_first = true;
@@ -87,8 +100,8 @@ impl<S: Windows> WindowPump<S> {
             let mut append = Append { source: self.setting.config.name.clone(), ..Append::default() };
             let mut budget = Budget::default();
             while let Some(event) = events.next_if(|event| budget.takes(bytes(event))) {
-                let summary = self.setting.catalogue.summary(&event);
-                append.arrivals.push(Arrival { event, sequence: None, summary, late: false });
+                let (summary, late) = (self.setting.catalogue.summary(&event), self.is_late(&event));
+                append.arrivals.push(Arrival { event, sequence: None, summary, late });
             }
             while let Some(row) = quarantined.next_if(|row| budget.takes(row.raw.len())) {
                 append.quarantined.push(row);
@@ -102,6 +115,19 @@ impl<S: Windows> WindowPump<S> {
             self.setting.append(append).await?;
         }
         Ok(())
+    }
+
+    /// Whether a later version of its aggregate is journaled, as far as that is remembered. (A row that was written in a
+    /// savepoint may be found after one that follows it.)
+    fn is_late(&mut self, event: &Event) -> bool {
+        let Some(version) = event.aggregate_version else { return false };
+        if self.versions.len() >= VERSIONS_MAX {
+            self.versions.clear();
+        }
+        let highest = self.versions.entry(event.key()).or_insert(version);
+        let is_late = version < *highest;
+        *highest = version.max(*highest);
+        is_late
     }
 
     /// Events in order, rows that can't be mapped, and how many stay inside.
