@@ -88,15 +88,18 @@ async fn soak_on(url: &str, follow: &str, time: Duration) -> anyhow::Result<bool
     let gateway = Gateway::start(Config::load(&path, &[])?, Options::default()).await?;
     let (shop, stop) = (Arc::new(Shop::default()), CancellationToken::new());
 
-    let mut writers = JoinSet::new();
-    for writer in 0..WRITERS {
-        let connection = PgConnection::connect(url).await?;
-        writers.spawn(write(connection, Arc::clone(&shop), writer, stop.clone()));
-    }
     let mut naive = JoinSet::new();
     naive.spawn(read_naively(PgConnection::connect(url).await?, stop.clone()));
     let mut watch = JoinSet::new();
     watch.spawn(watch_journal(gateway.journal().clone(), stop.clone()));
+    let mut connections = Vec::new();
+    for _ in 0..WRITERS {
+        connections.push(PgConnection::connect(url).await?);
+    }
+    let mut writers = JoinSet::new();
+    for (writer, connection) in connections.into_iter().enumerate() {
+        writers.spawn(write(connection, Arc::clone(&shop), writer, stop.clone()));
+    }
 
     tokio::time::sleep(time).await;
     stop.cancel();
