@@ -55,6 +55,7 @@ impl Gateway {
     pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
         let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
         source::check_names(&config.sources).map_err(anyhow::Error::msg)?;
+        let catalogue = Arc::new(config.catalogue().map_err(anyhow::Error::msg)?);
         let outgoing = Outgoing::new(&config.webhooks.allow).map_err(anyhow::Error::msg)?;
         let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;
@@ -72,7 +73,6 @@ impl Gateway {
         let webhooks = Webhooks::open(webhooks, url, journal.clone(), outgoing, &site, clock, auth.clone()).await?;
         feeds.run(&tasks);
         webhooks.clone().run(&tasks);
-        let catalogue = Arc::new(config.catalogue());
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
         let running = config.sources.into_iter().map(start).collect();
         let guarded = Router::new()

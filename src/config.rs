@@ -110,7 +110,10 @@ impl Config {
     }
 
     /// The catalogue that the pumps use.
-    pub fn catalogue(&self) -> catalogue::Catalogue {
+    ///
+    /// # Errors
+    /// A sentence that names the event type and what is wrong with it.
+    pub fn catalogue(&self) -> Result<catalogue::Catalogue, String> {
         catalogue::Catalogue::new(&self.catalogue, self.events.clone())
     }
 }

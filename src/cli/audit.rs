@@ -27,7 +27,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let journal =
         Journal::open_to_read(&config.journal).await.with_context(|| format!("can't open the journal {place}"))?;
     let Some(journal) = journal else { bail!("there is no journal {place} yet") };
-    let (catalogue, mut is_whole) = (config.catalogue(), true);
+    let (catalogue, mut is_whole) = (config.catalogue().map_err(anyhow::Error::msg)?, true);
     let tables = config.sources.iter().filter(|source| !source.push);
     for source in tables.filter(|source| only.is_none_or(|only| only == source.name)) {
         let audit = source::audit(source, &catalogue, &journal).await?;

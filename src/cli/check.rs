@@ -21,6 +21,11 @@ pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
     let names = source::check_names(&config.sources).map_err(|cause| cause.to_string());
     report.add("sources", names.map(|()| config.sources.len().to_string()));
     let catalogue = config.catalogue();
+    report.add(
+        "catalogue",
+        catalogue.as_ref().map(|_| format!("{} event types", config.events.len())).map_err(Clone::clone),
+    );
+    let catalogue = catalogue.unwrap_or_default();
     for source in &config.sources {
         let checked = source::check(source, &catalogue).await;
         let notes = || source.notes.iter().map(|note| format!("\n  {note}")).collect::<String>();
