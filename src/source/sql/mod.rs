@@ -32,6 +32,8 @@ const CONNECTIONS_MAX: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// We give up an answer after this time, as a cut network says nothing; servers are told to after 60 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+/// A look may go through a large table from end to end.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(31 * 60);
 /// Tables that are looked at by `init`.
 const TABLES_MAX: usize = 2_000;
 /// A page ends once it holds so much; it has one row at least.
@@ -46,7 +48,7 @@ pub(super) trait Engine: Send + Sync + 'static {
     const BEGIN_WRITE: &'static str;
     /// Starts a transaction whose reads see one state of the table and which can't write.
     const BEGIN: &'static str;
-    /// See [`Source::REREADS_LAST`].
+    /// See [`crate::source::Source::REREADS_LAST`].
     const REREADS_LAST: bool = false;
     /// Whether an open read transaction is harmless to writers, so that many pages may be read in one.
     const LONG_SNAPSHOTS: bool = true;
@@ -112,14 +114,14 @@ pub(super) trait Engine: Send + Sync + 'static {
     fn one_of(column: &str, _type: &str) -> String {
         format!("{column} in ({IDS})")
     }
-    /// Runs the statement for the rows with these ids.
+    /// Runs the statement for the rows with these ids. Returns how many it flagged.
     fn set_flag(
         pool: &Pool<Self::Db>,
         statement: &str,
         id: Kind,
         ids: &[String],
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-    /// See [`Source::sweep`].
+    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+    /// See [`crate::source::Source::sweep`].
     fn sweep(
         _pool: Pool<Self::Db>,
         _ask: Ask,
@@ -226,8 +228,8 @@ macro_rules! set_flag {
         let text = $statement.replace($crate::source::sql::IDS, &vec![bind; $ids.len()].join(", "));
         let mut transaction = $pool.begin_with(<$engine as $crate::source::sql::Engine>::BEGIN_WRITE).await?;
         let query = $ids.iter().fold(sqlx::query(sqlx::AssertSqlSafe(text)), |query, id| query.bind(id.as_str()));
-        query.execute(&mut *transaction).await?;
-        transaction.commit().await
+        let rows = query.execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await.map(|()| rows)
     }};
 }
 use set_flag;

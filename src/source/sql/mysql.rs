@@ -117,7 +117,7 @@ impl Engine for MySql {
         }
     }
 
-    async fn set_flag(pool: &MySqlPool, statement: &str, id: Kind, ids: &[String]) -> Result<(), sqlx::Error> {
+    async fn set_flag(pool: &MySqlPool, statement: &str, id: Kind, ids: &[String]) -> Result<u64, sqlx::Error> {
         set_flag!(Self, pool, statement, id, ids)
     }
 

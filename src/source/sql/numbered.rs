@@ -1,13 +1,12 @@
 //! A table read by its numbers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::Transaction;
 
-use super::{Engine, Opened, PAGE_BYTES_MAX, Select, Statement, answer, find, quote, within};
+use super::{Engine, LOOK_TIMEOUT, Opened, PAGE_BYTES_MAX, Select, Statement, answer, find, quote, within};
 use crate::source::mapping::{Kind, Mapping, Row};
 use crate::source::{Ask, Config, Error, Horizon, Page, Source, Swept};
 
@@ -15,8 +14,6 @@ use crate::source::{Ask, Config, Error, Horizon, Page, Source, Swept};
 const RANGES: [usize; 3] = [1, 10, 100];
 /// Pads a statement: nothing lies between 1 and 0.
 const NO_RANGE: (i64, i64) = (1, 0);
-/// A sweep may read a large table from end to end.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(31 * 60);
 
 pub(in crate::source) struct Numbered<E: Engine> {
     opened: Opened<E>,
@@ -102,7 +99,7 @@ impl<E: Engine> Source for Numbered<E> {
         let (table, sequence) = (self.opened.table.quoted::<E>(), quote::<E>(&self.sequence));
         let (name, pool) = (self.opened.name.clone(), self.opened.pool.clone());
         let ask = Ask { table, sequence, since, ranges, now };
-        async move { within(SWEEP_TIMEOUT, &name, E::sweep(pool, ask)).await }.boxed()
+        async move { within(LOOK_TIMEOUT, &name, E::sweep(pool, ask)).await }.boxed()
     }
 
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {

@@ -148,11 +148,11 @@ impl Engine for Postgres {
         format!("{column} = any($1::text[]::\"{}\"[])", r#type.replace('"', "\"\""))
     }
 
-    async fn set_flag(pool: &PgPool, statement: &str, _: Kind, ids: &[String]) -> Result<(), sqlx::Error> {
+    async fn set_flag(pool: &PgPool, statement: &str, _: Kind, ids: &[String]) -> Result<u64, sqlx::Error> {
         let mut transaction = pool.begin_with(Self::BEGIN_WRITE).await?;
         let query = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).bind(ids);
-        query.execute(&mut *transaction).await?;
-        transaction.commit().await
+        let rows = query.execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await.map(|()| rows)
     }
 
     async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx::Error> {

@@ -107,7 +107,7 @@ impl Engine for Sqlite {
         }
     }
 
-    async fn set_flag(pool: &SqlitePool, statement: &str, id: Kind, ids: &[String]) -> Result<(), sqlx::Error> {
+    async fn set_flag(pool: &SqlitePool, statement: &str, id: Kind, ids: &[String]) -> Result<u64, sqlx::Error> {
         set_flag!(Self, pool, statement, id, ids)
     }
 

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Engine, Opened, Statement, answer, find, quote, text};
+use super::{Engine, LOOK_TIMEOUT, Opened, Statement, answer, find, quote, text, within};
 use crate::runtime::hex;
 use crate::source::mapping::{Kind, Mapping, Row};
 use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_MAX, Windows};
@@ -91,7 +91,7 @@ impl<E: Engine> Windows for Windowed<E> {
                 let read = async { E::read_marked(&mut *pool.acquire().await?, read, &self.window.fields, &[]).await };
                 (answer(name, read).await?, token)
             }
-            None => answer(name, E::window(pool, &self.window, token)).await?,
+            None => within(LOOK_TIMEOUT, name, E::window(pool, &self.window, token)).await?,
         };
         let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
         Ok(Look { rows, token, more })
@@ -116,8 +116,14 @@ impl<E: Engine> Windows for Windowed<E> {
 
     async fn taken(&mut self, marks: &[String]) -> Result<(), Error> {
         let (Opened { name, pool, .. }, Some(Flag { set, .. })) = (&self.opened, &self.flag) else { return Ok(()) };
+        let mut flagged = 0;
         for marks in marks.chunks(FLAGS_MAX) {
-            answer(name, E::set_flag(pool, set, self.window.id.1, marks)).await?;
+            flagged += answer(name, E::set_flag(pool, set, self.window.id.1, marks)).await?;
+        }
+        if flagged == 0 && !marks.is_empty() {
+            // Else the same rows would be read for ever, at full speed.
+            let problem = "no row could be flagged: no row has the ids that were read, or another one flags them too";
+            return Err(Error::Config { name: name.clone(), problem: problem.to_owned() });
         }
         Ok(())
     }

@@ -8,8 +8,8 @@
 
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::Postgres;
 use crate::source::holes::Horizon;
@@ -22,6 +22,8 @@ pub(super) const SMALL_PAGES: i64 = 25_000;
 /// A larger table is swept whole so rarely, and between from where it ended before: new rows may also stand in the room
 /// of deleted ones.
 const WHOLE_EVERY: i64 = 24 * 3_600 * 1_000_000;
+/// For a statement that may read a large table from end to end, until its transaction ends.
+const LONG: &str = "set local statement_timeout = '30min'";
 /// Numbers that one sweep brings; the next brings what is left.
 const NUMBERS_MAX: usize = 100_000;
 
@@ -82,8 +84,7 @@ impl Heap {
 
 /// Nothing for what has no `xmin`, such as a view.
 pub(super) async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let mut transaction = connection.begin().await?;
+    let mut transaction = pool.begin().await?;
     let Some(heap) = Heap::look(&mut transaction, &ask.table).await? else { return Ok(None) };
     let Some(since) = ask.since else {
         let horizon = Horizon { end: heap.end, whole: heap.end, whole_at: ask.now, pages: heap.pages };
@@ -94,7 +95,7 @@ pub(super) async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx:
     };
     let bound = if from_page > 0 { format!(" and ctid >= '({from_page},0)'::tid") } else { String::new() };
     if from_page == 0 {
-        sqlx::query("set local statement_timeout = '30min'").execute(&mut *transaction).await?;
+        sqlx::query(LONG).execute(&mut *transaction).await?;
     }
     let Ask { table, sequence, ranges, .. } = &ask;
     let text = format!("select {sequence}::bigint from {table} where {WRITER} >= $2 and {WRITER} < $3{bound}");
@@ -125,8 +126,8 @@ pub(in crate::source) struct Token {
 
 /// The next rows in the order of their places, which only roughly is that of their times.
 pub(super) async fn window(pool: &PgPool, window: &Window, token: Token) -> Result<(Page, Token), sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let heap = Heap::look(&mut connection, &window.table).await?.filter(|heap| heap.is_one).ok_or_else(|| {
+    let mut transaction = pool.begin().await?;
+    let heap = Heap::look(&mut transaction, &window.table).await?.filter(|heap| heap.is_one).ok_or_else(|| {
         sqlx::Error::Configuration("`follow` = \"xmin\" reads neither views nor partitioned tables".into())
     })?;
     let (plan, last) = match token.reading {
@@ -147,7 +148,9 @@ pub(super) async fn window(pool: &PgPool, window: &Window, token: Token) -> Resu
         crate::source::ROWS_MAX
     );
     let binds = [heap.next.to_string(), plan.from.to_string(), plan.end.to_string(), last];
-    let page = Postgres::read_marked(&mut connection, &statement.into(), fields, &binds).await?;
+    sqlx::query(LONG).execute(&mut *transaction).await?;
+    let page = Postgres::read_marked(&mut transaction, &statement.into(), fields, &binds).await?;
+    transaction.commit().await?;
     let token = match page.rows.last().filter(|_| page.more) {
         Some(last) => Token { since: token.since, reading: Some((plan, last.mark.clone())) },
         None => Token { since: Some(plan.horizon), reading: None },
