@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use minijinja::value::Serde;
-use minijinja::{Environment, context};
+use minijinja::{AutoEscape, Environment, context};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -57,6 +57,8 @@ impl Catalogue {
     pub fn new(config: &Config, types: BTreeMap<String, TypeConfig>) -> Result<Self, String> {
         let mut summaries = Environment::new();
         summaries.set_fuel(Some(FUEL));
+        // Who shows the line escapes it; the library would by the name, which is the type's.
+        summaries.set_auto_escape_callback(|_| AutoEscape::None);
         for (name, text) in types.iter().filter_map(|(name, config)| Some((name, config.summary.as_ref()?))) {
             let added = summaries.add_template_owned(name.clone(), text.clone());
             added.map_err(|cause| format!("[events.\"{name}\"] `summary`: {cause}"))?;

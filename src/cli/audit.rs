@@ -20,8 +20,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     telemetry::start("error");
     let config = super::load(&arguments.config.config)?;
     let only = arguments.source.as_deref();
-    if let Some(only) = only.filter(|only| !config.sources.iter().any(|source| source.name == **only)) {
-        bail!("there is no source `{only}` in {}", arguments.config.config.display());
+    if let Some(only) = only.filter(|only| !config.sources.iter().any(|source| source.name == **only && !source.push)) {
+        bail!("there is no source `{only}` with a table in {}", arguments.config.config.display());
     }
     let place = redacted(&config.journal.url);
     let journal =
@@ -30,7 +30,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (catalogue, mut is_whole) = (config.catalogue().map_err(anyhow::Error::msg)?, true);
     let tables = config.sources.iter().filter(|source| !source.push);
     for source in tables.filter(|source| only.is_none_or(|only| only == source.name)) {
-        let audit = source::audit(source, &catalogue, &journal).await?;
+        let audit = match source::audit(source, &catalogue, &journal).await {
+            Ok(audit) => audit,
+            Err(cause) => {
+                super::print(&format!("{}: FAULT: {cause}\n", source.name));
+                is_whole = false;
+                continue;
+            }
+        };
         let source::Audit { journaled, withheld, quarantined, not_read_yet, missing, named } = audit;
         super::print(&format!(
             "{}: {missing} missing, {journaled} journaled, {withheld} withheld, {quarantined} quarantined, \

@@ -18,7 +18,7 @@ pub struct Arguments {
     #[arg(long)]
     table: Option<String>,
     /// The file to write.
-    #[arg(long, default_value = "postern.toml")]
+    #[arg(long, alias = "out", default_value = "postern.toml")]
     config: PathBuf,
 }
 
@@ -42,7 +42,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         super::print(&format!("{}\n{}\n", found.what, found.report));
         let guessed =
             if found.text.contains("preset = ") { "" } else { "# Guessed by the columns' names: look at each.\n" };
-        text += &format!("\n# {}\n{guessed}{}", found.what, found.text);
+        let warnings =
+            found.report.warnings.iter().map(|warning| format!("# {}\n", warning.replace(char::is_control, " ")));
+        let (what, warnings) = (found.what.replace(char::is_control, " "), warnings.collect::<String>());
+        text += &format!("\n# {what}\n{guessed}{warnings}{}", found.text);
     }
     let file = OpenOptions::new().write(true).create_new(true).open(&config);
     let mut file = match file {

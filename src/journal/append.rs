@@ -22,6 +22,8 @@ pub struct Append {
     pub checkpoint: Option<String>,
     /// Ids of quarantined rows of this source that stand there no longer.
     pub resolved: Vec<String>,
+    /// Ids of quarantined rows that an operator gave up: they are not listed any more, but remembered.
+    pub discarded: Vec<String>,
     /// All or nothing: known ids with other data and conflicts are errors.
     pub is_strict: bool,
 }
@@ -127,7 +129,13 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
         let this = Known::of(&arrival.event, &mut bytes);
         match known.get(arrival.event.id.as_str()) {
             Some(other) if append.is_strict && (other.identity, other.content) != (this.identity, this.content) => {
-                return Err(Error::Conflict { id: arrival.event.id.clone() });
+                let is_same_event = other.identity == this.identity;
+                let what = if is_same_event {
+                    "with other data"
+                } else {
+                    "from another source, or of another type or aggregate"
+                };
+                return Err(Error::Conflict { id: arrival.event.id.clone(), what });
             }
             Some(other) if other.identity != this.identity => {
                 appended.conflicts += 1;
@@ -151,6 +159,9 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
     let mut quarantined = 0;
     for id in &append.resolved {
         quarantined -= sources::delete_quarantined(conn, &append.source, id).await?.cast_signed();
+    }
+    for id in &append.discarded {
+        quarantined -= sources::discard_quarantined(conn, &append.source, id).await?.cast_signed();
     }
     for row in append.quarantined.iter().chain(&conflicts) {
         quarantined += sources::insert_quarantined(conn, &append.source, row, head.now).await?.cast_signed();

@@ -227,6 +227,25 @@ impl Journal {
         Ok(known)
     }
 
+    /// When the journaled ones among these events occurred.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn times(&self, ids: &[String]) -> Result<HashMap<String, Micros>, Error> {
+        let mut times = HashMap::new();
+        for ids in ids.chunks(IDS_MAX) {
+            let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+            let binds = binds.join(", ");
+            let sql = format!(
+                "select i.event_id, e.occurred_at from inbox i join entries e on e.position = i.position \
+                 where i.event_id in ({binds})"
+            );
+            let rows: Vec<(String, i64)> = select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql); ids);
+            times.extend(rows.into_iter().map(|(id, at)| (id, Micros(at))));
+        }
+        Ok(times)
+    }
+
     /// The version that the newest visible event of an aggregate carries; nothing for an unknown aggregate.
     ///
     /// # Errors

@@ -89,8 +89,8 @@ pub enum Error {
     Expired { text: String, oldest: String },
     #[error("the webhook changed at the same time; read it again")]
     Stale,
-    #[error("event id `{id}` is in the journal already, with other data; nothing was taken")]
-    Conflict { id: String },
+    #[error("event id `{id}` is in the journal already, {what}; nothing was taken")]
+    Conflict { id: String, what: &'static str },
     #[error("journal database: {0}")]
     Database(#[from] sqlx::Error),
     #[error("journal schema: {0}")]

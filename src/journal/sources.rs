@@ -11,6 +11,9 @@ use super::{Error, Journal};
 /// Ids in one statement.
 pub(super) const IDS_MAX: usize = 1_000;
 
+/// The reason of rows that an operator gave up.
+const DISCARDED: &str = "discarded";
+
 /// What the journal keeps of a source.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct SourceRow {
@@ -48,18 +51,19 @@ impl Journal {
         Ok(select!(self.db(), query_as.fetch_optional, sql, name))
     }
 
-    /// Which of the source's own ids stand in its quarantine.
+    /// Those of the ids that stand in the quarantine of a source, also as discarded, each with its number.
     ///
     /// # Errors
     /// The database.
-    pub async fn quarantined(&self, source: &str, own_ids: &[&str]) -> Result<HashSet<String>, Error> {
+    pub async fn quarantined(&self, source: &str, ids: &[String]) -> Result<HashSet<(String, Option<String>)>, Error> {
         let mut found = HashSet::new();
-        for ids in own_ids.chunks(IDS_MAX) {
+        for ids in ids.chunks(IDS_MAX) {
             let binds: Vec<String> = (2..ids.len() + 2).map(|n| format!("${n}")).collect();
             let binds = binds.join(", ");
-            let sql = format!("select event_id from quarantine where source = $1 and event_id in ({binds})");
+            let sql = format!("select event_id, sequence from quarantine where source = $1 and event_id in ({binds})");
             let ids: Vec<String> = ids.iter().map(|id| id.replace('\0', "")).collect();
-            let rows: Vec<String> = select!(self.db(), query_scalar.fetch_all, AssertSqlSafe(sql), source; ids);
+            let rows: Vec<(String, Option<String>)> =
+                select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql), source; ids);
             found.extend(rows);
         }
         Ok(found)
@@ -77,17 +81,17 @@ impl Journal {
         limit: i64,
     ) -> Result<Vec<QuarantinedRow>, Error> {
         let sql = "select id, event_id, sequence, reason, detail, received_at, raw from quarantine \
-                   where source = $1 and id > $2 and ($3 = '' or reason = $3) order by id limit $4";
+                   where source = $1 and id > $2 and ($3 = '' or reason = $3) and reason <> $4 order by id limit $5";
         let reason = reason.unwrap_or_default().replace('\0', "");
-        Ok(select!(self.db(), query_as.fetch_all, sql, source, after.replace('\0', ""), reason, limit))
+        Ok(select!(self.db(), query_as.fetch_all, sql, source, after.replace('\0', ""), reason, DISCARDED, limit))
     }
 
     /// # Errors
     /// The database.
     pub async fn quarantined_row(&self, source: &str, id: &str) -> Result<Option<QuarantinedRow>, Error> {
         let sql = "select id, event_id, sequence, reason, detail, received_at, raw from quarantine \
-                   where source = $1 and id = $2";
-        Ok(select!(self.db(), query_as.fetch_optional, sql, source, id.replace('\0', "")))
+                   where source = $1 and id = $2 and reason <> $3";
+        Ok(select!(self.db(), query_as.fetch_optional, sql, source, id.replace('\0', ""), DISCARDED))
     }
 }
 
@@ -100,7 +104,7 @@ pub(super) async fn insert_quarantined(
 ) -> Result<u64, Error> {
     let sql = "insert into quarantine (id, source, event_id, sequence, reason, detail, received_at, raw) \
                select $1, $2, $3, $4, $5, $6, $7, $8 where not exists (select 1 from quarantine where source = $2 \
-               and reason = $5 and event_id is not distinct from $3 and sequence is not distinct from $4)";
+               and (reason = $5 or reason = 'discarded') and event_id is not distinct from $3 and sequence is not distinct from $4)";
     Ok(execute!(
         conn,
         sql,
@@ -117,6 +121,12 @@ pub(super) async fn insert_quarantined(
 
 pub(super) async fn delete_quarantined(conn: &mut Conn, source: &str, id: &str) -> Result<u64, Error> {
     Ok(execute!(conn, "delete from quarantine where source = $1 and id = $2", source, id))
+}
+
+/// What an operator gave up stays as a name without what it held.
+pub(super) async fn discard_quarantined(conn: &mut Conn, source: &str, id: &str) -> Result<u64, Error> {
+    let sql = "update quarantine set reason = $3, detail = '', raw = '' where source = $1 and id = $2 and reason <> $3";
+    Ok(execute!(conn, sql, source, id, DISCARDED))
 }
 
 pub(super) async fn update(

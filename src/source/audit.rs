@@ -1,6 +1,5 @@
 //! `postern audit`: is every row of a source that should have left in the journal? Reads ids only, and writes nothing.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::config::{Column, Columns, Config, Engine, Follow};
@@ -128,36 +127,46 @@ impl Reader<'_> {
         }
     }
 
+    /// Each row is one of the five.
     async fn compare(&self, mapping: &Mapping, rows: &[Row], numbered: bool, audit: &mut Audit) -> Result<(), Error> {
-        // By public id: the row's own one and its number.
-        let mut events: HashMap<String, (String, i64)> = HashMap::new();
+        let mut events: Vec<Seen> = Vec::new();
         for row in rows {
             match mapping.map(row, self.catalogue) {
-                Mapped::Event(event) => {
-                    let own_id = mapping.own_id(row).unwrap_or_default();
-                    events.insert(event.id, (own_id, row.sequence));
-                }
+                Mapped::Event(event) => events.push(Seen {
+                    id: event.id,
+                    own_id: mapping.own_id(row).unwrap_or_default(),
+                    number: numbered.then_some(row.sequence),
+                }),
                 Mapped::Withheld => audit.withheld += 1,
                 Mapped::Quarantined(_) => audit.quarantined += 1,
             }
         }
-        let ids: Vec<&str> = events.keys().map(String::as_str).collect();
-        let known = self.journal.positions(&ids).await.map_err(|cause| journal_error(self.config, cause))?;
-        audit.journaled += known.len() as u64;
-        known.keys().for_each(|id| _ = events.remove(id));
-        let own_ids: Vec<&str> = events.values().map(|(own_id, _)| own_id.as_str()).collect();
-        let name = &self.config.name;
-        let quarantined =
-            self.journal.quarantined(name, &own_ids).await.map_err(|cause| journal_error(self.config, cause))?;
-        let before = events.len();
-        events.retain(|_, (own_id, _)| !quarantined.contains(own_id));
-        audit.quarantined += (before - events.len()) as u64;
-        audit.missing += events.len() as u64;
-        let mut named: Vec<(Option<i64>, String)> =
-            events.into_iter().map(|(id, (_, sequence))| (numbered.then_some(sequence), id)).collect();
-        named.sort_unstable();
-        named.truncate(NAMED_MAX.saturating_sub(audit.named.len()));
-        audit.named.extend(named);
+        let error = |cause| journal_error(self.config, cause);
+        let ids: Vec<&str> = events.iter().map(|seen| seen.id.as_str()).collect();
+        let known = self.journal.positions(&ids).await.map_err(error)?;
+        // A conflict is kept under its public id.
+        let both: Vec<String> = events.iter().flat_map(|seen| [seen.id.clone(), seen.own_id.clone()]).collect();
+        let quarantined = self.journal.quarantined(&self.config.name, &both).await.map_err(error)?;
+        for Seen { id, own_id, number } in events {
+            let sequence = number.map(|number| number.to_string());
+            if quarantined.contains(&(own_id, sequence.clone())) || quarantined.contains(&(id.clone(), sequence)) {
+                audit.quarantined += 1;
+            } else if known.contains_key(&id) {
+                audit.journaled += 1;
+            } else {
+                audit.missing += 1;
+                if audit.named.len() < NAMED_MAX {
+                    audit.named.push((number, id));
+                }
+            }
+        }
         Ok(())
     }
+}
+
+/// A row that should be in the journal.
+struct Seen {
+    id: String,
+    own_id: String,
+    number: Option<i64>,
 }

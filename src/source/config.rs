@@ -279,10 +279,12 @@ impl Config {
             return Err(self.error(format!("`name` = \"{OWN_SOURCE}\" is taken by our own events; choose another")));
         }
         if self.push {
-            return match self.url.is_empty() && self.tables.is_empty() {
-                true => Ok(()),
-                false => Err(self.error("`push = true` takes no `url`, `table` or `preset`: events are handed in")),
-            };
+            // A filter that nobody applies would let everything through.
+            let nothing = Self { push: true, sweep: self.sweep, poll: self.poll, ..Self::bare(name, "") };
+            let is_bare = format!("{:?}", self.said()) == format!("{:?}", nothing.said());
+            let problem =
+                "`push = true` takes nothing but a `name`: events are handed in, and only the catalogue withholds";
+            return if is_bare { Ok(()) } else { Err(self.error(problem)) };
         }
         if self.engine().is_none() {
             return Err(self.error("`url` must start with postgres://, mysql://, mariadb:// or sqlite://"));
@@ -293,6 +295,12 @@ impl Config {
         self.columns.check().map_err(|problem| self.error(problem))?;
         self.check_follow()?;
         self.zone().map(|_| ())
+    }
+
+    /// What only a table has.
+    fn said(&self) -> impl std::fmt::Debug {
+        let Self { url, preset, tables, follow, condition, time_zone, columns, .. } = self;
+        (url, preset, tables, follow, condition, time_zone, columns)
     }
 
     /// What it is, in one word.

@@ -12,6 +12,7 @@ use super::preset::Preset;
 use super::sql::{self, MySql, Postgres, Sqlite};
 use super::{Column, Error};
 use crate::catalogue::Catalogue;
+use crate::journal::sqlite_path;
 
 /// A table as it was seen.
 #[derive(Debug)]
@@ -19,6 +20,13 @@ pub(super) struct Seen {
     /// With its schema, if that is not the one where tables are looked for.
     pub(super) table: String,
     pub(super) columns: Vec<(String, Kind)>,
+    /// Integers that may be the table's numbers, and are unique.
+    pub(super) unique: Vec<String>,
+}
+
+/// Whether a column may hold the table's numbers.
+pub(super) fn may_be_sequence(column: &str, kind: Kind) -> bool {
+    kind == Kind::Integer && SEQUENCE.contains(&plain(column).as_str())
 }
 
 /// A source that would work.
@@ -58,8 +66,16 @@ const AGGREGATE_ID: [&str; 8] = [
     "streamname",
     "persistenceid",
 ];
-const VERSION: [&str; 6] =
-    ["aggregateversion", "streamversion", "version", "aggregatesequence", "sequencenr", "revision"];
+const VERSION: [&str; 8] = [
+    "aggregateversion",
+    "streamversion",
+    "version",
+    "aggregatesequence",
+    "sequencenumber",
+    "sequencenr",
+    "revision",
+    "position",
+];
 const OCCURRED_AT: [&str; 9] =
     ["occurredat", "occurredon", "eventtime", "recordedat", "createdat", "timestamp", "created", "insertedat", "time"];
 const DATA: [&str; 7] = ["payload", "data", "eventdata", "body", "event", "content", "serializedevent"];
@@ -80,9 +96,16 @@ pub async fn discover(url: &str, only: Option<&str>) -> Result<Vec<Found>, Error
         Engine::MySql => sql::tables::<MySql>(&config).await?,
         Engine::Sqlite => sql::tables::<Sqlite>(&config).await?,
     };
-    if let Some(only) = only.filter(|only| !seen.iter().any(|seen| seen.table == **only)) {
-        return Err(Error::NoTable { name: "init".to_owned(), table: only.to_owned() });
-    }
+    // The tables of the connection's own schema are listed without it.
+    let has = |table: &str| seen.iter().any(|seen| seen.table == table);
+    let only = match only {
+        Some(only) if has(only) => Some(only),
+        Some(only) => match only.split_once('.').map(|(_, table)| table).filter(|table| has(table)) {
+            None => return Err(Error::NoTable { name: "init".to_owned(), table: only.to_owned() }),
+            table => table,
+        },
+        None => None,
+    };
     let mut found: Vec<Found> = Vec::new();
     for seen in seen.iter().filter(|seen| only.is_none_or(|only| only == seen.table)) {
         for (what, mut source) in guesses(seen, engine) {
@@ -98,7 +121,10 @@ pub async fn discover(url: &str, only: Option<&str>) -> Result<Vec<Found>, Error
 
 /// The guess, if rows can be read by it.
 async fn attempt(what: String, source: Table, url: &str) -> Option<Found> {
-    let text = text(&source, if url.starts_with("sqlite:") { url } else { "${DATABASE_URL}" });
+    // Relative paths would start at the configuration file.
+    let file = sqlite_path(url).and_then(|path| path.canonicalize().ok());
+    let shown = file.map_or("${DATABASE_URL}".to_owned(), |path| format!("sqlite://{}", path.display()));
+    let text = text(&source, &shown);
     let mut whole = source;
     whole.insert("url".to_owned(), url.into());
     let report = check(&whole.try_into().ok()?, &Catalogue::default()).await.ok()?;
@@ -152,7 +178,8 @@ fn by_names(seen: &Seen) -> Option<Table> {
     let mut put = |key: &str, column: Option<String>| {
         column.inspect(|column| _ = columns.insert(key.to_owned(), column.clone().into())).is_some()
     };
-    let has_sequence = put("sequence", first(seen, &SEQUENCE, |kind| kind == Kind::Integer));
+    let sequence = SEQUENCE.iter().find_map(|name| seen.unique.iter().find(|column| plain(column) == *name));
+    let has_sequence = put("sequence", sequence.cloned());
     let has_id = put("id", first(seen, &ID, any));
     let is_whole = has_id
         & put("type", first(seen, &TYPE, |kind| kind == Kind::Text))
@@ -162,10 +189,16 @@ fn by_names(seen: &Seen) -> Option<Table> {
     let own_id = stem.map(|stem| format!("{stem}_id"));
     let has_aggregate_id = put("aggregate_id", first(seen, &AGGREGATE_ID, any).or(own_id));
     let has_aggregate_type = put("aggregate_type", first(seen, &AGGREGATE_TYPE, |kind| kind == Kind::Text));
-    put("aggregate_version", first(seen, &VERSION, |kind| kind == Kind::Integer));
+    let version = first(seen, &VERSION, |kind| kind == Kind::Integer);
+    put("aggregate_version", version.filter(|version| Some(version) != sequence));
     put("metadata", first(seen, &METADATA, |kind| matches!(kind, Kind::Text | Kind::Bytes)));
     put("outbox", first(seen, &OUTBOX, any));
-    if !is_whole || !(has_sequence || has_aggregate_id) {
+    // A log of something has such columns, too, and is not meant for others.
+    let own = plain(seen.table.rsplit('.').next().unwrap_or(&seen.table));
+    let is_named = ["event", "outbox", "message", "journal"].iter().any(|word| own.contains(word));
+    let is_typed =
+        columns.get("type").and_then(Value::as_str).is_some_and(|name| TYPE[..3].contains(&plain(name).as_str()));
+    if !is_whole || !(has_sequence || has_aggregate_id) || !(is_named || is_typed) {
         return None;
     }
     if !has_aggregate_id {
@@ -254,7 +287,8 @@ mod tests {
 
     fn seen(table: &str, columns: &[(&str, Kind)]) -> Seen {
         let columns = columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
-        Seen { table: table.to_owned(), columns }
+        let unique = vec!["seq".to_owned()];
+        Seen { table: table.to_owned(), columns, unique }
     }
 
     #[test]

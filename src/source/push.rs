@@ -17,13 +17,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
+use super::Running;
 use super::mapping::{NAME_FAULT, check_json};
-use super::{Running, time};
 use crate::catalogue::Catalogue;
 use crate::event::{Event, Micros, NAME_BYTES_MAX, public_id};
 use crate::journal::{Append, Arrival, Journal};
 use crate::runtime::Clock;
-use crate::source::mapping::Kind as CellKind;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 
@@ -73,23 +72,31 @@ async fn take(
         let detail = "too many requests wait for the journal; send it again in a second";
         return Err(Problem::new(Kind::Unavailable, detail).with_header(header::RETRY_AFTER, "1"));
     };
-    let events = read(&headers, &body)?.into_iter().enumerate().map(|(n, attributes)| {
-        attributes
-            .event(&name, push.clock.now_micros())
-            .map_err(|problem| Problem::new(problem.kind, format!("event {n}: {}", problem.detail)))
-    });
-    let events: Vec<Event> = events.collect::<Result<_, _>>()?;
+    let mut events = Vec::new();
+    for (n, attributes) in read(&headers, &body)?.into_iter().enumerate() {
+        let event = attributes.and_then(|attributes| attributes.event(&name));
+        events.push(event.map_err(|problem| Problem::new(problem.kind, format!("event {n}: {}", problem.detail)))?);
+    }
+    let newest = events.iter().filter_map(|event| event.time).max();
     let answer = push.journal_all(&name, events).await?;
     let now = push.clock.now_micros();
-    running.status.update(|state| (state.healthy, state.complete_at) = (true, Some(now)));
+    running.status.update(|state| {
+        state.complete_at = Some(now);
+        state.last_event_at = newest.map(|time| time.0).or(state.last_event_at).or(Some(now));
+    });
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
 impl Push {
-    async fn journal_all(&self, source: &str, events: Vec<Event>) -> Result<Value, Problem> {
-        let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+    async fn journal_all(&self, source: &str, events: Vec<Undated>) -> Result<Value, Problem> {
+        let ids: Vec<String> = events.iter().map(|undated| undated.event.id.clone()).collect();
+        // One that does not say its time keeps the one that it got when it came first, so that it may come again.
+        let untimed = events.iter().filter(|undated| undated.time.is_none());
+        let times = self.journal.times(&untimed.map(|undated| undated.event.id.clone()).collect::<Vec<_>>()).await?;
+        let now = Micros(self.clock.now_micros());
         let mut append = Append { source: source.to_owned(), is_strict: true, ..Append::default() };
-        for event in events {
+        for Undated { mut event, time } in events {
+            event.occurred_at = time.or(times.get(&event.id).copied()).unwrap_or(now);
             if self.catalogue.publishes(&event.r#type) {
                 let summary = self.catalogue.summary(&event);
                 append.arrivals.push(Arrival { event, sequence: None, summary, late: false });
@@ -97,8 +104,9 @@ impl Push {
                 append.withheld += 1;
             }
         }
+        let offered: HashSet<String> = append.arrivals.iter().map(|arrival| arrival.event.id.clone()).collect();
         let appended = self.journal.append(append).await?;
-        let positions = self.journal.positions(&ids).await?;
+        let positions = self.journal.positions(&offered.iter().collect::<Vec<_>>()).await?;
         let mut seen = HashSet::new();
         let items = ids.iter().map(|id| {
             let position = positions.get(id);
@@ -109,13 +117,20 @@ impl Push {
     }
 }
 
+/// An event, and the time that it says, if it does.
+struct Undated {
+    event: Event,
+    time: Option<Micros>,
+}
+
 /// The attributes of a CloudEvent, each as JSON, and its data as it came.
 struct Attributes {
     attributes: BTreeMap<String, Value>,
     data: Option<String>,
 }
 
-fn read(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Attributes>, Problem> {
+/// Each event on its own, or what is wrong with all.
+fn read(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Result<Attributes, Problem>>, Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "application/cloudevents-batch+json" => {
@@ -124,10 +139,10 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Attributes>, Problem> {
             if events.len() > BATCH_EVENTS_MAX {
                 return Err(too_large("a batch may have 1000 events at most"));
             }
-            events.into_iter().map(|event| structured(event.get().as_bytes())).collect()
+            Ok(events.into_iter().map(|event| structured(event.get().as_bytes())).collect())
         }
-        "application/cloudevents+json" => Ok(vec![structured(body)?]),
-        kind if headers.contains_key("ce-specversion") => Ok(vec![binary(headers, kind, body)?]),
+        "application/cloudevents+json" => Ok(vec![structured(body)]),
+        kind if headers.contains_key("ce-specversion") => Ok(vec![binary(headers, kind, body)]),
         _ => Err(Problem::new(
             Kind::UnsupportedMediaType,
             "send a CloudEvent: `Content-Type: application/cloudevents+json`, `application/cloudevents-batch+json`, or \
@@ -143,8 +158,15 @@ fn structured(body: &[u8]) -> Result<Attributes, Problem> {
     let mut raw: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
         .map_err(|cause| bad(format!("the event is no JSON object ({cause}); send one {EXAMPLE}")))?;
     let data = raw.remove("data").map(|data| data.get().to_owned());
-    let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_default();
-    let mut attributes: BTreeMap<String, Value> = raw.into_iter().map(|(name, raw)| (name, value(raw))).collect();
+    let mut attributes = BTreeMap::new();
+    for (name, raw) in raw {
+        match serde_json::from_str(raw.get()) {
+            Ok(Value::Array(_) | Value::Object(_)) | Err(_) => {
+                return Err(bad(format!("the attribute `{name}` must be a text, a number or a boolean")));
+            }
+            Ok(value) => _ = attributes.insert(name, value),
+        }
+    }
     let data = match (data, attributes.remove("data_base64")) {
         (Some(_), Some(_)) => return Err(bad("`data` and `data_base64` exclude each other")),
         (None, Some(text)) => {
@@ -164,9 +186,11 @@ fn binary(headers: &HeaderMap, kind: &str, body: &[u8]) -> Result<Attributes, Pr
     let mut attributes = BTreeMap::new();
     for (name, value) in headers {
         let Some(name) = name.as_str().strip_prefix("ce-") else { continue };
-        let text = percent_decode_str(value.to_str().unwrap_or_default()).decode_utf8();
-        let text = text.map_err(|_| bad(format!("the header `ce-{name}` is no UTF-8")))?;
-        attributes.insert(name.to_owned(), Value::from(text));
+        let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+        let text = text.ok_or_else(|| bad(format!("percent-encode what is not ASCII in the header `ce-{name}`")))?;
+        if attributes.insert(name.to_owned(), Value::from(text)).is_some() {
+            return Err(bad(format!("the header `ce-{name}` is there twice")));
+        }
     }
     if !kind.is_empty() {
         attributes.insert("datacontenttype".to_owned(), kind.into());
@@ -193,7 +217,7 @@ impl Attributes {
     }
 
     /// The key that keeps events in order is the `partitionkey`, else the `subject`, else the event is alone.
-    fn event(mut self, source: &str, now: i64) -> Result<Event, Problem> {
+    fn event(mut self, source: &str) -> Result<Undated, Problem> {
         if self.required("specversion")? != "1.0" {
             return Err(bad("`specversion` must be \"1.0\""));
         }
@@ -206,24 +230,26 @@ impl Attributes {
         let data = self.data.take().unwrap_or_else(|| "null".to_owned());
         check_json(&data, "data").map_err(|detail| not_json(&detail))?;
         let own_id = self.required("id")?.to_owned();
-        let occurred_at = match self.text("time")? {
-            Some(text) => time::parse(text, CellKind::Text, None).map_err(|cause| bad(format!("`time`: {cause}")))?,
-            None => Micros(now),
-        };
+        let id = public_id(source, &own_id);
+        if id.len() > NAME_BYTES_MAX {
+            return Err(bad(format!("`id` {NAME_FAULT}, with the source's name before it")));
+        }
+        let wrong = |text| bad(format!("`time` must be a time such as 2026-01-01T00:00:00Z, not `{text}`"));
+        let time = self.text("time")?.map(|text| Micros::parse_rfc3339(text).ok_or_else(|| wrong(text))).transpose()?;
         let key = self.text("partitionkey")?.or(self.text("subject")?).unwrap_or(&own_id).to_owned();
         let event = Event {
-            id: public_id(source, &own_id),
+            id,
             source: source.to_owned(),
             r#type: self.required("type")?.to_owned(),
             aggregate_type: self.text("aggregatetype")?.unwrap_or(source).to_owned(),
             aggregate_id: key,
             aggregate_version: None,
-            occurred_at,
+            occurred_at: Micros(0),
             data,
             metadata: None,
         };
         self.required("source")?;
-        Ok(Event { metadata: Some(self.metadata()), ..event })
+        Ok(Undated { event: Event { metadata: Some(self.metadata()), ..event }, time })
     }
 
     /// What has no place of its own in an event; the sender's `source` as `cesource`.

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::retry::{Outcome, retry};
@@ -23,6 +25,8 @@ use crate::web::problem::{Kind, Problem};
 
 /// Rows that one request retries or discards; the next takes the next ones.
 const ROWS_MAX: i64 = 500;
+/// How long a request retries rows.
+const RETRY_TIME: Duration = Duration::from_secs(20);
 const COMMANDS: &str = "Retry, Discard";
 
 #[derive(Clone)]
@@ -117,9 +121,9 @@ async fn quarantine(
     query: Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Problem> {
     sources.running(&client, &name)?;
-    let paging = Paging::new(query, &[])?;
+    let paging = Paging::new(query, "reason", &[])?;
     let (after, limit) = (paging.after().unwrap_or_default(), paging.limit as i64);
-    let rows = sources.journal.quarantine(&name, None, after, limit).await?;
+    let rows = sources.journal.quarantine(&name, paging.filter(), after, limit).await?;
     let next = rows.last().filter(|_| rows.len() == paging.limit).map(|last| last.id.clone());
     Ok(paging.page(&format!("{}/sources/{name}/quarantine", sources.public_url), rows.iter().map(row_json), next))
 }
@@ -143,9 +147,10 @@ async fn put_quarantined(
     let running = sources.running(&client, &name)?;
     let command = command(&headers)?;
     let row = sources.row(&name, &id).await?;
-    match sources.apply(running, command, &row).await? {
-        Applied::Resolved(outcome) => Ok(Json(json!({ "outcome": outcome }))),
-        Applied::Stays(detail) => Err(Problem::new(Kind::Unprocessable, detail)),
+    match sources.apply(running, command, &[row]).await?.pop() {
+        Some(Applied::Resolved(outcome)) => Ok(Json(json!({ "outcome": outcome }))),
+        Some(Applied::Stays(detail)) => Err(Problem::new(Kind::Unprocessable, detail)),
+        None => Err(Problem::new(Kind::Timeout, "the source takes too long; try again")),
     }
 }
 
@@ -154,29 +159,20 @@ async fn put_quarantine(
     State(sources): State<Sources>,
     Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
+    query: Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let running = sources.running(&client, &name)?;
     let command = command(&headers)?;
-    if let Some(other) = query.keys().find(|key| !matches!(key.as_str(), "reason" | "after")) {
-        let detail = format!("unknown parameter `{other}`; known are reason, such as ?reason=bad-json, and after");
-        return Err(Problem::new(Kind::BadRequest, detail));
-    }
-    let (reason, after) = (query.get("reason").map(String::as_str), query.get("after").map_or("", String::as_str));
-    let rows = sources.journal.quarantine(&name, reason, after, ROWS_MAX).await?;
-    let (mut resolved, mut stay) = (0, 0);
-    for row in &rows {
-        match sources.apply(running, command, row).await? {
-            Applied::Resolved(_) => resolved += 1,
-            Applied::Stays(_) => stay += 1,
-        }
-    }
-    let next = rows.last().filter(|_| rows.len() as i64 == ROWS_MAX).map(|last| {
-        let reason = reason.map_or(String::new(), |reason| format!("&reason={reason}"));
-        format!("{}/sources/{name}/quarantine?after={}{reason}", sources.public_url, last.id)
-    });
-    Ok(Json(json!({ "resolved": resolved, "stay": stay, "next": next })))
+    let paging = Paging::new(query, "reason", &[])?;
+    let after = paging.after().unwrap_or_default();
+    let rows = sources.journal.quarantine(&name, paging.filter(), after, ROWS_MAX).await?;
+    let applied = sources.apply(running, command, &rows).await?;
+    let resolved = applied.iter().filter(|applied| matches!(applied, Applied::Resolved(_))).count();
+    let more = applied.len() < rows.len() || rows.len() as i64 == ROWS_MAX;
+    let next = applied.len().checked_sub(1).and_then(|last| rows.get(last)).filter(|_| more);
+    let next = paging.next(&format!("{}/sources/{name}/quarantine", sources.public_url), next.map(|row| &row.id));
+    Ok(Json(json!({ "resolved": resolved, "stay": applied.len() - resolved, "next": next })))
 }
 
 #[derive(Clone, Copy)]
@@ -205,24 +201,35 @@ impl Sources {
         row.ok_or_else(|| Problem::new(Kind::NotFound, "there is no such row in this quarantine"))
     }
 
-    async fn apply(&self, running: &Running, command: Command, row: &QuarantinedRow) -> Result<Applied, Problem> {
+    /// What became of the rows, in their order; of fewer if it takes too long.
+    async fn apply(
+        &self,
+        running: &Running,
+        command: Command,
+        rows: &[QuarantinedRow],
+    ) -> Result<Vec<Applied>, Problem> {
         let config = &running.config;
         if matches!(command, Command::Discard) {
-            let resolved = vec![row.id.clone()];
-            self.journal.append(Append { source: config.name.clone(), resolved, ..Append::default() }).await?;
-            return Ok(Applied::Resolved("discarded"));
+            let discarded = rows.iter().map(|row| row.id.clone()).collect();
+            self.journal.append(Append { source: config.name.clone(), discarded, ..Append::default() }).await?;
+            return Ok(rows.iter().map(|_| Applied::Resolved("discarded")).collect());
         }
-        let outcome = retry(config, &self.catalogue, &self.journal, row).await.map_err(|cause| {
+        if config.push {
+            return Ok(rows.iter().map(|_| Applied::Stays("a push source has no rows to read again".into())).collect());
+        }
+        let until = Instant::now() + RETRY_TIME;
+        let outcomes = retry(config, &self.catalogue, &self.journal, rows, until).await.map_err(|cause| {
             warn!(source.name = %config.name, "can't retry a quarantined row: {cause}");
             Problem::new(Kind::Unavailable, "the source can't be read; its state says why")
         })?;
-        Ok(match outcome {
+        let applied = outcomes.into_iter().map(|outcome| match outcome {
             Outcome::Journaled => Applied::Resolved("journaled"),
             Outcome::Known => Applied::Resolved("known"),
             Outcome::Withheld => Applied::Resolved("withheld"),
             Outcome::StillBad(detail) => Applied::Stays(format!("the row is still bad: {detail}")),
             Outcome::Gone => Applied::Stays("the table has no such row any more; Discard drops it".to_owned()),
-        })
+        });
+        Ok(applied.collect())
     }
 }
 

@@ -1,11 +1,14 @@
 //! A quarantined row is read again, as it stands in its table now, and journaled if it can be.
 
+use tokio::time::Instant;
+
 use super::config::{Config, Engine, Follow};
 use super::mapping::{Mapped, Row};
 use super::sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
 use super::{Error, Source, Windows};
 use crate::catalogue::Catalogue;
-use crate::journal::{self, Append, Arrival, Journal, QuarantinedRow};
+use crate::event::public_id;
+use crate::journal::{Append, Appended, Arrival, Journal, QuarantinedRow};
 
 /// What became of it. All but the last two end the quarantine.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,70 +24,107 @@ pub(super) enum Outcome {
     Gone,
 }
 
+/// Retries the rows in this order, one at least and no more once the time is over.
 pub(super) async fn retry(
     config: &Config,
     catalogue: &Catalogue,
     journal: &Journal,
-    quarantined: &QuarantinedRow,
-) -> Result<Outcome, Error> {
+    rows: &[QuarantinedRow],
+    until: Instant,
+) -> Result<Vec<Outcome>, Error> {
     let is_numbered = config.follow() == Follow::Probe;
-    let mapped = match config.engine().unwrap_or(Engine::Sqlite) {
-        Engine::Postgres if is_numbered => by_number::<Numbered<Postgres>>(config, catalogue, quarantined).await,
-        Engine::MySql if is_numbered => by_number::<Numbered<MySql>>(config, catalogue, quarantined).await,
-        Engine::Sqlite if is_numbered => by_number::<Numbered<Sqlite>>(config, catalogue, quarantined).await,
-        Engine::Postgres => by_id::<Windowed<Postgres>>(config, catalogue, quarantined).await,
-        Engine::MySql => by_id::<Windowed<MySql>>(config, catalogue, quarantined).await,
-        Engine::Sqlite => by_id::<Windowed<Sqlite>>(config, catalogue, quarantined).await,
-    }?;
-    let mut append =
-        Append { source: config.name.clone(), resolved: vec![quarantined.id.clone()], ..Append::default() };
-    match mapped {
-        None => return Ok(Outcome::Gone),
-        Some(Mapped::Quarantined(row)) => return Ok(Outcome::StillBad(row.detail)),
-        Some(Mapped::Withheld) => append.withheld = 1,
-        Some(Mapped::Event(event)) => {
-            let (sequence, summary) = (number(quarantined), catalogue.summary(&event));
-            append.arrivals.push(Arrival { event, sequence, summary, late: true });
-        }
+    let retry = Retry { config, catalogue, journal, rows, until };
+    match config.engine().unwrap_or(Engine::Sqlite) {
+        Engine::Postgres if is_numbered => retry.by_numbers::<Numbered<Postgres>>().await,
+        Engine::MySql if is_numbered => retry.by_numbers::<Numbered<MySql>>().await,
+        Engine::Sqlite if is_numbered => retry.by_numbers::<Numbered<Sqlite>>().await,
+        Engine::Postgres => retry.by_ids::<Windowed<Postgres>>().await,
+        Engine::MySql => retry.by_ids::<Windowed<MySql>>().await,
+        Engine::Sqlite => retry.by_ids::<Windowed<Sqlite>>().await,
     }
-    let was_withheld = append.withheld > 0;
-    let error = |cause: journal::Error| Error::Journal { name: config.name.clone(), cause };
-    let appended = journal.append(append).await.map_err(error)?;
-    Ok(match appended {
-        _ if was_withheld => Outcome::Withheld,
-        appended if appended.journaled > 0 => Outcome::Journaled,
-        appended if appended.conflicts > 0 => Outcome::StillBad("its id is that of another event".to_owned()),
-        _ => Outcome::Known,
-    })
+}
+
+struct Retry<'a> {
+    config: &'a Config,
+    catalogue: &'a Catalogue,
+    journal: &'a Journal,
+    rows: &'a [QuarantinedRow],
+    until: Instant,
+}
+
+impl Retry<'_> {
+    async fn by_numbers<S: Source>(&self) -> Result<Vec<Outcome>, Error> {
+        let mut source = S::open(self.config).await?;
+        let mut outcomes = Vec::new();
+        for row in self.rows {
+            let found = match number(row) {
+                Some(number) => source.ranges(&[(number, number)], 2).await?.rows,
+                None => Vec::new(),
+            };
+            // Where a number was given again, the row is another one.
+            let is_it = |found: &&Row| match (source.mapping().own_id(found), &row.event_id) {
+                (Some(own_id), Some(id)) => own_id == *id || public_id(&self.config.name, &own_id) == *id,
+                _ => true,
+            };
+            let mapped = found.iter().find(is_it).map(|found| source.mapping().map(found, self.catalogue));
+            outcomes.push(self.apply(row, mapped).await?);
+            if Instant::now() >= self.until {
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn by_ids<S: Windows>(&self) -> Result<Vec<Outcome>, Error> {
+        let mut source = S::open(self.config).await?;
+        let mut outcomes = Vec::new();
+        for row in self.rows {
+            let found = match &row.event_id {
+                Some(own_id) => source.find(own_id).await?,
+                None => None,
+            };
+            let mapped = found.map(|found| source.mapping().map(&found, self.catalogue));
+            outcomes.push(self.apply(row, mapped).await?);
+            if Instant::now() >= self.until {
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Ends the quarantine only once the row is an event or stays inside.
+    async fn apply(&self, row: &QuarantinedRow, mapped: Option<Mapped>) -> Result<Outcome, Error> {
+        let mut append = Append { source: self.config.name.clone(), ..Append::default() };
+        let mut resolved = Append { resolved: vec![row.id.clone()], ..append.clone() };
+        let outcome = match mapped {
+            None => return Ok(Outcome::Gone),
+            Some(Mapped::Quarantined(still)) => return Ok(Outcome::StillBad(still.detail)),
+            Some(Mapped::Withheld) => {
+                resolved.withheld = 1;
+                Outcome::Withheld
+            }
+            Some(Mapped::Event(event)) => {
+                let summary = self.catalogue.summary(&event);
+                append.arrivals.push(Arrival { event, sequence: number(row), summary, late: true });
+                let appended = self.append(append).await?;
+                match appended {
+                    appended if appended.conflicts > 0 => {
+                        return Ok(Outcome::StillBad("its id is that of another event".to_owned()));
+                    }
+                    appended if appended.journaled > 0 => Outcome::Journaled,
+                    _ => Outcome::Known,
+                }
+            }
+        };
+        self.append(resolved).await.map(|_| outcome)
+    }
+
+    async fn append(&self, append: Append) -> Result<Appended, Error> {
+        let error = |cause| Error::Journal { name: self.config.name.clone(), cause };
+        self.journal.append(append).await.map_err(error)
+    }
 }
 
 fn number(row: &QuarantinedRow) -> Option<i64> {
     row.sequence.as_ref()?.parse().ok()
-}
-
-async fn by_number<S: Source>(
-    config: &Config,
-    catalogue: &Catalogue,
-    quarantined: &QuarantinedRow,
-) -> Result<Option<Mapped>, Error> {
-    let mut source = S::open(config).await?;
-    let Some(number) = number(quarantined) else { return Ok(None) };
-    let page = source.ranges(&[(number, number)], 2).await?;
-    // Where a number was given again, the row is another one.
-    let is_it = |row: &&Row| {
-        let own_id = source.mapping().own_id(row);
-        own_id.is_none() || quarantined.event_id.is_none() || own_id == quarantined.event_id
-    };
-    Ok(page.rows.iter().find(is_it).map(|row| source.mapping().map(row, catalogue)))
-}
-
-async fn by_id<S: Windows>(
-    config: &Config,
-    catalogue: &Catalogue,
-    quarantined: &QuarantinedRow,
-) -> Result<Option<Mapped>, Error> {
-    let mut source = S::open(config).await?;
-    let Some(own_id) = &quarantined.event_id else { return Ok(None) };
-    let found = source.find(own_id).await?;
-    Ok(found.map(|row| source.mapping().map(&row, catalogue)))
 }

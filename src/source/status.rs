@@ -36,8 +36,10 @@ pub struct State {
 }
 
 impl State {
-    /// Seconds since everything visible was journaled; nothing before that happened for the first time.
+    /// Seconds since everything visible was journaled; nothing before that happened for the first time, and where nothing
+    /// is looked for.
     pub fn lag_seconds(&self, now: i64) -> Option<f64> {
+        self.follow?;
         // Precision is lost beyond 285 years.
         self.complete_at.map(|at| (now - at).max(0) as f64 / 1e6)
     }

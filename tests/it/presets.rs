@@ -371,6 +371,47 @@ async fn what_a_preset_cannot_serve_is_refused_by_check_with_the_way_out() {
     );
 }
 
+#[tokio::test]
+async fn init_takes_no_number_of_an_aggregate_for_one_of_the_table() {
+    let database = Database::create(Engine::Mysql).await;
+    run(
+        Engine::Mysql,
+        &database.url,
+        &["create table order_events (id bigint auto_increment primary key, event_id char(36), event_type varchar(50), \
+           aggregate_id varchar(50), sequence_number bigint, created_at timestamp(6), payload json, \
+           unique (aggregate_id, sequence_number), key (sequence_number))",
+          "create table audit_log (id bigint auto_increment primary key, type varchar(50), data json, created_at timestamp)"],
+    )
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = postern(folder.path(), &database.url, &["init", &database.url]);
+    assert_eq!(code, Some(0), "{said}");
+    let text = std::fs::read_to_string(folder.path().join("postern.toml")).unwrap();
+    assert!(
+        text.contains("columns.sequence = \"id\"") && text.contains("columns.aggregate_version = \"sequence_number\""),
+        "{text}"
+    );
+    assert!(!text.contains("audit_log"), "{text}");
+}
+
+#[tokio::test]
+async fn init_knows_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("till.db").display());
+    let mut till = sqlx::SqliteConnection::connect(&format!("{url}?mode=rwc")).await.unwrap();
+    let table = "create table order_event (id integer primary key autoincrement, event_id text, event_type text, \
+                 order_id text, occurred_at text, payload text)";
+    sqlx::raw_sql(AssertSqlSafe(table.to_owned())).execute(&mut till).await.unwrap();
+    let (code, said) = postern(folder.path(), "", &["init", "sqlite://till.db", "--config", "conf.toml"]);
+    assert_eq!(code, Some(0), "{said}");
+    let text = std::fs::read_to_string(folder.path().join("conf.toml")).unwrap();
+    assert!(
+        text.contains("columns.sequence = \"id\"") && text.contains("columns.aggregate_id = \"order_id\""),
+        "{text}"
+    );
+    assert_eq!(postern(folder.path(), "", &["check", "--config", "conf.toml"]).0, Some(0));
+}
+
 /// Runs the binary in a folder; its exit code and everything it says.
 fn postern(folder: &std::path::Path, url: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_postern"));

@@ -48,6 +48,12 @@ async fn every_form_is_journaled_before_it_is_answered() {
         assert_eq!((status, &answer["items"]), (202, &json!(expected)));
         let (status, again) = send(&gateway, "application/cloudevents-batch+json", &[], batch).await;
         assert_eq!((status, &again["items"][2]), (202, &item("billing:3", 3.into(), true)));
+        // Without a time, it may come again, too.
+        let untimed = r#"{"specversion":"1.0","id":"u","source":"/erp","type":"InvoiceSent"}"#;
+        for duplicate in [false, true] {
+            let (status, answer) = send(&gateway, "application/cloudevents+json", &[], untimed).await;
+            assert_eq!((status, &answer["items"][0]["duplicate"]), (202, &duplicate.into()), "{answer}");
+        }
         let headers = [
             ("ce-specversion", "1.0"),
             ("ce-id", "00000000-0000-7000-8000-0000000000AA"),
@@ -57,11 +63,11 @@ async fn every_form_is_journaled_before_it_is_answered() {
             ("ce-traceparent", "t"),
         ];
         let (status, answer) = send(&gateway, "application/json", &headers, "[1, 2]").await;
-        assert_eq!((status, &answer["items"][0]["position"]), (202, &4.into()), "{answer}");
+        assert_eq!((status, &answer["items"][0]["position"]), (202, &5.into()), "{answer}");
 
         let selection = Selection::visible(&Filter::default());
         let page = gateway.app().journal().read(&selection, Range::after(0), 10, Payload::With).await.unwrap();
-        let [one, two, three, four] = page.entries.as_slice() else { panic!("{:?}", page.entries) };
+        let [one, two, three, _, four] = page.entries.as_slice() else { panic!("{:?}", page.entries) };
         assert_eq!((one.event.data.as_str(), one.event.key().as_str()), ("{\"n\": 1.10}", "billing/k"));
         assert_eq!((two.event.data.as_str(), two.event.aggregate_id.as_str()), ("null", "i-7"));
         assert_eq!(three.event.data, "{\"a\":1}");
@@ -98,6 +104,7 @@ async fn what_is_no_event_is_refused_whole_and_says_why() {
         (changed("datacontenttype", "text/xml".into()), 415, "text/xml"),
         (changed("data", "x".repeat(1024 * 1024).into()), 413, "1 MB"),
         (json!([1]), 400, "no JSON object"),
+        (changed("ext", json!({"deep": 1})), 400, "`ext`"),
     ] {
         let (answered, problem) = structured(&gateway, event).await;
         assert!(
@@ -114,6 +121,8 @@ async fn what_is_no_event_is_refused_whole_and_says_why() {
     let (status, problem) = send(&gateway, "application/cloudevents-batch+json", &[], batch).await;
     assert!(status == 400 && problem["detail"].as_str().unwrap().starts_with("event 1: `id`"), "{problem}");
     assert_eq!(gateway.app().journal().head().await.unwrap().position, 1, "none of the batches was taken");
+    let raw = [("ce-specversion", "1.0"), ("ce-id", "ü"), ("ce-source", "/x"), ("ce-type", "T")];
+    assert!(send(&gateway, "application/json", &raw, "{}").await.1["detail"].as_str().unwrap().contains("`ce-id`"));
     assert_eq!(send(&gateway, "text/plain", &[], "x").await.0, 415);
     assert_eq!(send(&gateway, "application/cloudevents-batch+json", &[], "x".repeat(5 << 20)).await.0, 413);
     let other = gateway.post_json("/sources/other/events", &json!({})).await;

@@ -456,7 +456,7 @@ async fn a_table_without_numbers_is_followed_by_its_times_on_mariadb() {
     run!(a, "commit");
     count(&gateway, 25_004).await;
     let newest: Vec<String> = journaled(&gateway).await.split_off(25_001);
-    assert_eq!(newest, ["2", "3", "1"]);
+    assert_eq!(newest, ["2", "3", "1+"]);
     let report = check(&unnumbered(&database.url, "", ""), &Catalogue::default()).await.unwrap().to_string();
     assert!(report.contains("not found: rows that are dated back"), "{report}");
 }
@@ -765,6 +765,10 @@ async fn a_quarantined_row_that_is_mended_is_journaled_on_request() {
     assert_eq!(put(&row(0), "Retry").await, (200, serde_json::json!({ "outcome": "journaled" })));
     assert_eq!(put(&row(0), "Retry").await.0, 404, "it is gone");
     assert_eq!(put(&row(1), "Discard").await.1["outcome"], "discarded");
+    assert_eq!(put(&row(1), "Retry").await.0, 404, "it is given up");
+    assert_eq!(put("?reason=", "Discard").await.0, 400, "an empty variable of a script");
+    let one = json(gateway.get("/sources/cart/quarantine?reason=missing-type&limit=1").await).await;
+    assert!(one["next"].as_str().unwrap().ends_with("&limit=1&reason=missing-type"), "{one}");
     assert_eq!(put(&row(2), "Drop").await.0, 400);
     run!(a, "update tb_cart_event set outbox = false where event_id = '4'");
     let (status, all) = put("?reason=missing-type", "Retry").await;
@@ -796,4 +800,21 @@ async fn a_quarantined_row_without_a_number_is_found_by_its_id() {
     let request = gateway.client().put(gateway.url(&format!("/sources/cart/quarantine/{}", row.id)));
     let answer = json(request.header("command", "Retry").send().await.unwrap()).await;
     assert_eq!(answer["outcome"], "journaled", "{answer}");
+}
+
+#[tokio::test]
+async fn one_id_for_two_events_is_a_conflict_that_stays_and_is_counted() {
+    let database = Database::create(Engine::Postgres).await;
+    let mut a = PgConnection::connect(&database.url).await.unwrap();
+    let id = "00000000-0000-7000-8000-0000000000AA";
+    run!(a, table(Engine::Postgres), insert(id, "x", 1), insert(id, "y", 1), insert("3", "x", 2), insert("3", "z", 1));
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, OFTEN)).await;
+    wait_for("all rows", || async { (counts(&gateway).await == (2, 0, 2)).then_some(()) }).await;
+    let before = json(gateway.get("/sources/cart/quarantine").await).await;
+    let request = gateway.client().put(gateway.url("/sources/cart/quarantine")).header("command", "Retry");
+    let answer = json(request.send().await.unwrap()).await;
+    assert_eq!((&answer["resolved"], &answer["stay"]), (&0.into(), &2.into()), "{answer}");
+    let after = json(gateway.get("/sources/cart/quarantine").await).await;
+    assert_eq!(before["items"], after["items"], "they stay as they were");
+    assert_eq!(audit(&gateway).1, "cart: 0 missing, 2 journaled, 0 withheld, 2 quarantined, 0 not read yet\n");
 }

@@ -29,13 +29,13 @@ pub(super) async fn list(
     query: Query<HashMap<String, String>>,
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
-    let paging = Paging::new(query, &STATUSES)?;
+    let paging = Paging::new(query, "status", &STATUSES)?;
     let after = match paging.after() {
         Some(text) => shared.journal.locate(&client.visible, text).await?,
         None => 0,
     };
     let look = Look { shared: &shared, client: &client, row: &row, after, limit: paging.limit };
-    let (mut found, mut covered) = match paging.status() {
+    let (mut found, mut covered) = match paging.filter() {
         Some("delivered") => look.delivered().await?,
         Some("pending") => look.pending().await?,
         Some(status) => look.exceptions(Some(status)).await?,

@@ -85,7 +85,7 @@ async fn list(
     query: Query<HashMap<String, String>>,
 ) -> Shown {
     client.must(&Scope::Webhooks)?;
-    let paging = Paging::new(query, &["pending", "active", "failing", "paused", "disabled"])?;
+    let paging = Paging::new(query, "status", &["pending", "active", "failing", "paused", "disabled"])?;
     let owner = (!client.may(&Scope::Admin)).then_some(client.name.as_str());
     let mut after = paging.after().unwrap_or_default().to_owned();
     let mut found = Vec::new();
@@ -94,7 +94,7 @@ async fn list(
         let page = shared.journal.webhooks(owner, &after, 200).await?;
         let Some(last) = page.last() else { break };
         after.clone_from(&last.id);
-        let wanted = |row: &WebhookRow| paging.status().is_none_or(|wanted| shown_status(&shared, row).0 == wanted);
+        let wanted = |row: &WebhookRow| paging.filter().is_none_or(|wanted| shown_status(&shared, row).0 == wanted);
         found.extend(page.into_iter().filter(wanted));
     }
     let more = found.len() > paging.limit;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use sqlx::pool::PoolOptions;
 use sqlx::{Database, Pool};
 
-use super::init::Seen;
+use super::init::{Seen, may_be_sequence};
 use super::mapping::{Field, Kind, Mapping, Origin};
 use super::{Ask, Column, Config, Error, Follow, Page, Swept};
 
@@ -302,8 +302,18 @@ pub(super) async fn tables<E: Engine>(config: &Config) -> Result<Vec<Seen>, Erro
     let mut seen = Vec::new();
     for table in answer(&config.name, E::tables(&pool)).await?.into_iter().take(TABLES_MAX) {
         let columns = answer(&config.name, E::columns(&pool, &Table::parse(&table))).await?;
-        let columns = columns.into_iter().map(|(name, r#type)| (name, E::kind(&r#type.to_ascii_lowercase()))).collect();
-        seen.push(Seen { table, columns });
+        let columns: Vec<(String, Kind)> =
+            columns.into_iter().map(|(name, r#type)| (name, E::kind(&r#type.to_ascii_lowercase()))).collect();
+        let mut unique = Vec::new();
+        for (column, kind) in &columns {
+            if may_be_sequence(column, *kind) {
+                let parsed = Table::parse(&table);
+                if answer(&config.name, E::examine(&pool, &parsed, column)).await?.0.contains(&true) {
+                    unique.push(column.clone());
+                }
+            }
+        }
+        seen.push(Seen { table, columns, unique });
     }
     Ok(seen)
 }

@@ -32,6 +32,10 @@ impl Engine for MySql {
     }
 
     async fn tables(pool: &MySqlPool) -> Result<Vec<String>, sqlx::Error> {
+        let database: Option<String> = sqlx::query_scalar("select cast(database() as char)").fetch_one(pool).await?;
+        if database.is_none() {
+            return Err(sqlx::Error::Configuration("the URL names no database".into()));
+        }
         let sql = "select cast(table_name as char) from information_schema.tables \
                    where table_schema = database() and table_type = 'BASE TABLE' order by 1";
         sqlx::query_scalar(sql).fetch_all(pool).await

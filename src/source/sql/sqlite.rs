@@ -113,7 +113,11 @@ impl Engine for Sqlite {
 
     /// Declared types say little here: any column may hold any value.
     fn kind(r#type: &str) -> Kind {
-        if r#type.contains("blob") { Kind::Bytes } else { Kind::Text }
+        match r#type {
+            _ if r#type.contains("int") => Kind::Integer,
+            _ if r#type.contains("blob") => Kind::Bytes,
+            _ => Kind::Text,
+        }
     }
 
     /// A text is greater than every number.
