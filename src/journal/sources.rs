@@ -104,7 +104,8 @@ pub(super) async fn insert_quarantined(
 ) -> Result<u64, Error> {
     let sql = "insert into quarantine (id, source, event_id, sequence, reason, detail, received_at, raw) \
                select $1, $2, $3, $4, $5, $6, $7, $8 where not exists (select 1 from quarantine where source = $2 \
-               and (reason = $5 or reason = 'discarded') and event_id is not distinct from $3 and sequence is not distinct from $4)";
+               and (reason = $5 or reason = 'discarded') \
+               and (event_id is not null or sequence is not null) and event_id is not distinct from $3 and sequence is not distinct from $4)";
     Ok(execute!(
         conn,
         sql,

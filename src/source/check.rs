@@ -81,7 +81,7 @@ fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
         (Follow::Probe, Some(Engine::Postgres)) if is_swept => (
             format!(
                 "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
-                 every {sweep:?} (within 24 h in tables beyond 200 MB that are partitioned or whose rows are deleted)"
+                 every {sweep:?} (in tables beyond 200 MB within 24 h)"
             ),
             "",
         ),

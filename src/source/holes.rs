@@ -49,8 +49,10 @@ impl Holes {
         self.ranges.iter().take(ranges_max).map(|hole| (hole.from, hole.to, hole.since)).collect()
     }
 
-    pub(super) fn resting(&self) -> &[(i64, i64)] {
-        &self.resting
+    /// All numbers that may not have been read.
+    pub(super) fn unread(&self) -> Vec<(i64, i64)> {
+        let probed = self.ranges.iter().map(|hole| (hole.from, hole.to));
+        merged(self.resting.iter().copied().chain(probed).collect())
     }
 
     /// The ranges that should be looked for now. After a start that is all of them, so that none is given up unseen.
@@ -113,12 +115,26 @@ impl Holes {
     fn rest(&mut self, holes: &[Hole]) -> u64 {
         self.resting.extend(holes.iter().map(|hole| (hole.from, hole.to)));
         self.resting.sort_unstable();
+        self.resting = merged(std::mem::take(&mut self.resting));
         while self.resting.len() > RANGES_MAX {
             // Two neighbours become one: numbers between them that were read are known by their id.
             self.resting = self.resting.chunks(2).map(|two| (two[0].0, two[two.len() - 1].1)).collect();
         }
         holes.len() as u64
     }
+}
+
+/// Ranges in ascending order, disjoint.
+pub(super) fn merged(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(i64, i64)> = Vec::with_capacity(ranges.len());
+    for (from, to) in ranges {
+        match merged.last_mut() {
+            Some((_, last)) if from <= last.saturating_add(1) => *last = to.max(*last),
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
 }
 
 /// How many ranges are no longer looked for, since the beginning.
@@ -154,6 +170,9 @@ pub(super) struct Horizon {
     pub whole_at: i64,
     /// The size of the table then: what is new stands behind it, or in the room of deleted rows.
     pub pages: i64,
+    /// The database cluster and its timeline.
+    #[serde(default)]
+    pub server: (i64, i64),
 }
 
 /// Holes are packed: three numbers a range, each as the difference to what precedes it, because a full list is
@@ -274,9 +293,9 @@ mod tests {
     fn what_is_not_looked_for_rests_until_it_is_found() {
         let mut checkpoint = Checkpoint::default();
         checkpoint.advance(&[5], 5, 0);
-        assert_eq!(checkpoint.holes.resting(), [(i64::MIN, 0)]);
+        assert_eq!(checkpoint.holes.resting, [(i64::MIN, 0)]);
         checkpoint.holes.found(-3);
-        assert_eq!(checkpoint.holes.resting(), [(i64::MIN, -4), (-2, 0)]);
+        assert_eq!(checkpoint.holes.resting, [(i64::MIN, -4), (-2, 0)]);
         let kept = Checkpoint::parse("cart", Some(&checkpoint.to_json())).expect("readable");
         assert_eq!(kept, checkpoint);
     }
@@ -299,7 +318,7 @@ mod tests {
         assert_eq!(due(&mut restarted, 200_000), 1, "looked for once more");
         restarted.give_up(200_000 * SECOND);
         assert_eq!((restarted.holes.len(), restarted.lost), (0, Lost { too_old: 1, too_many: 0 }));
-        assert_eq!(restarted.holes.resting(), [(1, 1)], "a sweep may still find it");
+        assert_eq!(restarted.holes.resting, [(1, 1)], "a sweep may still find it");
     }
 
     #[test]
@@ -309,14 +328,19 @@ mod tests {
         checkpoint.advance(&seen, 20_020, 0);
         assert_eq!(checkpoint.lost, Lost { too_old: 0, too_many: 10 });
         assert_eq!(ranges(&checkpoint.holes)[0], (21, 21));
-        assert_eq!(checkpoint.holes.resting()[9], (19, 19));
+        assert_eq!(checkpoint.holes.resting[9], (19, 19));
         assert!(checkpoint.to_json().len() < 80_000);
         checkpoint.give_up(i64::MAX);
-        let resting = checkpoint.holes.resting();
+        let resting = &checkpoint.holes.resting;
         assert!(
             resting.len() <= RANGES_MAX
                 && (1..=10_010).all(|n| resting.iter().any(|(from, to)| (*from..=*to).contains(&(2 * n - 1))))
         );
+    }
+
+    #[test]
+    fn ranges_are_merged() {
+        assert_eq!(merged(vec![(5, 50), (3, 100), (102, 103), (101, 101), (i64::MIN, 0)]), [(i64::MIN, 0), (3, 103)]);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub use status::{State, Status};
 
 /// Rows of one page. A tail of fewer rows is read with one statement; a longer one page by page in one snapshot.
 const ROWS_MAX: usize = 10_000;
+/// Rows of the first page: how large they are is not known yet, and what is cut off a page was sent in vain.
+const ROWS_FIRST: usize = 250;
 
 /// What can go wrong with a source.
 #[derive(Debug, thiserror::Error)]

@@ -9,10 +9,10 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use super::holes::{Checkpoint, Lost};
+use super::holes::{Checkpoint, Lost, merged};
 use super::mapping::{Mapped, Row};
 use super::pump::{Budget, Pump, Setting, bytes};
-use super::{Config, Error, Page, ROWS_MAX, Source, Swept, order};
+use super::{Config, Error, Page, ROWS_FIRST, ROWS_MAX, Source, Swept, order};
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
 use crate::runtime::ready;
@@ -54,6 +54,8 @@ pub(super) struct Probe<S> {
     sweep: Option<BoxFuture<'static, Result<Option<Swept>, Error>>>,
     sweep_at: Instant,
     swept: Option<Swept>,
+    /// When it is looked whether the numbers went back.
+    look_back_at: Instant,
 }
 
 impl<S: Source> Pump for Probe<S> {
@@ -74,13 +76,14 @@ impl<S: Source> Pump for Probe<S> {
         }
         let lost_logged = (checkpoint.lost, None);
         let (sweep, sweep_at, swept) = (None, Instant::now() + *sweep, None);
-        Ok(Self { setting, source, checkpoint, rows_max: ROWS_MAX, lost_logged, sweep, sweep_at, swept })
+        let (rows_max, look_back_at) = (ROWS_FIRST, Instant::now());
+        Ok(Self { setting, source, checkpoint, rows_max, lost_logged, sweep, sweep_at, swept, look_back_at })
     }
 
     /// Until the next look; meanwhile a sweep goes on.
     async fn rest(&mut self, until: Instant) {
         if self.sweep.is_none() && self.checkpoint.swept.is_some() && Instant::now() >= self.sweep_at {
-            let (since, ranges) = (self.checkpoint.swept, self.checkpoint.holes.resting().to_vec());
+            let (since, ranges) = (self.checkpoint.swept, self.checkpoint.holes.unread());
             self.sweep = Some(self.source.sweep(since, ranges, self.setting.clock.now_micros()));
         }
         tokio::select! {
@@ -105,11 +108,14 @@ impl<S: Source> Pump for Probe<S> {
     /// One complete look at the table: everything above the maximum and in the holes that are due, as one snapshot
     /// shows it. Returns whether there was anything.
     async fn poll(&mut self) -> Result<bool, Error> {
+        if Instant::now() >= self.look_back_at {
+            self.look_back().await?;
+        }
         let now = self.setting.clock.now_micros();
         let mut due = self.checkpoint.holes.due(now);
         let swept = self.swept.take();
         due.extend(swept.iter().flat_map(|swept| &swept.ranges));
-        due.sort_unstable();
+        let due = merged(due);
         let mut batch = Batch::default();
         let mut is_complete = false;
         if due.is_empty() {
@@ -132,6 +138,21 @@ impl<S: Source> Pump for Probe<S> {
 }
 
 impl<S: Source> Probe<S> {
+    /// A table that was truncated, or replaced by an older copy, gives numbers again that were read: then all is read
+    /// again, and what is known by its id is dropped.
+    async fn look_back(&mut self) -> Result<(), Error> {
+        self.look_back_at = Instant::now() + self.setting.config.sweep;
+        let newest = self.source.newest(1).await?.rows.first().map(|row| row.sequence);
+        let (Some(max), Some(newest)) = (self.checkpoint.max, newest) else { return Ok(()) };
+        if newest < max {
+            let name = &self.setting.config.name;
+            warn!(source.name = %name, "the highest number of `{name}` went back from {max} to {newest}: reading from its beginning");
+            let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
+            self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
+        }
+        Ok(())
+    }
+
     /// Reads page by page and journals all but the latest page, which may still exchange rows with the next.
     async fn read_snapshot(&mut self, batch: &mut Batch, mut due: Vec<(i64, i64)>) -> Result<(), Error> {
         self.source.begin().await?;

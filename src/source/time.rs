@@ -31,13 +31,19 @@ pub(super) fn parse(text: &str, kind: Kind, zone: Option<Tz>) -> Result<Micros, 
     micros.and_then(Micros::checked).ok_or_else(bad)
 }
 
-/// A time as a database writes it in a column of this kind.
-pub(super) fn to_text(micros: i64, kind: Kind, zone: Option<Tz>) -> String {
+/// The lowest text that a database may write in a column of this kind for this time or a later one: where clocks are set
+/// back within two hours, it is lower than that of the time itself.
+pub(super) fn floor_text(micros: i64, kind: Kind, zone: Option<Tz>) -> String {
     let time = DateTime::from_timestamp_micros(micros).unwrap_or_default();
-    match zone.filter(|_| kind != Kind::Instant) {
-        Some(zone) => time.with_timezone(&zone).format("%F %T%.6f").to_string(),
-        None => time.format("%F %T%.6f").to_string(),
-    }
+    let local = |time: DateTime<chrono::Utc>, zone: Tz| time.with_timezone(&zone).naive_local();
+    let text = match zone.filter(|_| kind != Kind::Instant) {
+        Some(zone) => {
+            let later = Duration::hours(2);
+            local(time, zone).min(local(time + later, zone) - later)
+        }
+        None => time.naive_utc(),
+    };
+    text.format("%F %T%.6f").to_string()
 }
 
 /// The borders lie in 5138 (as seconds) and 1973 (as the next finer unit).
@@ -124,6 +130,18 @@ mod tests {
         let berlin = |given| text(given, Kind::Naive, Some("Europe/Berlin"));
         assert_eq!(berlin("2026-10-25 02:30:00").as_deref(), Ok("2026-10-25T00:30:00.000Z"));
         assert_eq!(berlin("2026-03-29 02:30:00").as_deref(), Ok("2026-03-29T01:30:00.000Z"));
+    }
+
+    #[test]
+    fn a_floor_is_below_what_is_written_after_clocks_are_set_back() {
+        let floor = |text: &str, kind| {
+            let time = Micros::parse_rfc3339(text).expect("a time");
+            floor_text(time.0, kind, Some("Europe/Berlin".parse().expect("a zone")))
+        };
+        assert_eq!(floor("2026-07-01T10:00:00.5Z", Kind::Naive), "2026-07-01 12:00:00.500000");
+        assert_eq!(floor("2026-10-25T00:59:00Z", Kind::Naive), "2026-10-25 01:59:00.000000");
+        assert_eq!(floor("2026-10-25T01:01:00Z", Kind::Naive), "2026-10-25 02:01:00.000000");
+        assert_eq!(floor("2026-10-25T00:59:00Z", Kind::Instant), "2026-10-25 00:59:00.000000");
     }
 
     #[test]

@@ -15,6 +15,11 @@ use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
 use crate::runtime::sha256;
 
+/// What tells a row from others: its id, or all of it.
+fn identity(row: &Row) -> String {
+    if row.mark.is_empty() { format!("{:?}", row.cells) } else { row.mark.clone() }
+}
+
 /// Aggregates whose versions are remembered.
 const VERSIONS_MAX: usize = 50_000;
 
@@ -68,7 +73,7 @@ impl<S: Windows> Pump for WindowPump<S> {
             let Look { mut rows, token, more } = self.source.look(self.token.as_deref(), now).await?;
             if self.source.repeats() {
                 rows.retain(|row| {
-                    let id = sha256(&row.mark);
+                    let id = sha256(&identity(row));
                     self.seen.insert(id);
                     !self.known.contains(&id)
                 });

@@ -170,6 +170,19 @@ macro_rules! interleavings {
             }
 
             #[tokio::test]
+            async fn a_table_that_is_emptied_and_starts_again_is_read_again() {
+                let database = Database::create($engine).await;
+                let mut a = <$connection>::connect(&database.url).await.unwrap();
+                run!(a, table($engine), insert("1", "x", 1), insert("2", "x", 2), insert("3", "y", 1));
+                let more = format!("{OFTEN}\nsweep = \"20ms\"");
+                let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, &more)).await;
+                until(&gateway, &["1", "2", "3"]).await;
+                let restart = if $engine == Engine::Postgres { " restart identity" } else { "" };
+                run!(a, format!("truncate table tb_cart_event{restart}"), insert("4", "x", 3));
+                until(&gateway, &["1", "2", "3", "4"]).await;
+            }
+
+            #[tokio::test]
             async fn equal_times_are_told_apart() {
                 let Shop { gateway, mut a, mut b, database: _database } = shop().await;
                 run!(a, "begin", insert("1", "x", 1));
@@ -421,8 +434,11 @@ async fn a_table_without_numbers_is_followed_by_its_writers_on_postgres() {
 
     run!(a, "create view seen as select * from tb_cart_event");
     let view = unnumbered(&database.url, "", "").replace("tb_cart_event", "seen");
-    let cause = check(&view, &Catalogue::default()).await.unwrap_err().to_string();
-    assert!(cause.contains("neither views nor partitioned tables"), "{cause}");
+    run!(a, "create table more () inherits (tb_cart_event)");
+    for of_many in [view, unnumbered(&database.url, "", "")] {
+        let cause = check(&of_many, &Catalogue::default()).await.unwrap_err().to_string();
+        assert!(cause.contains("neither views nor"), "{cause}");
+    }
 }
 
 #[tokio::test]
@@ -453,7 +469,8 @@ async fn a_table_without_numbers_is_followed_by_its_times_on_mariadb() {
     gateway.restart().await;
     run!(b, row("3", 4));
     count(&gateway, 25_003).await;
-    run!(a, "commit");
+    // Longer than clocks may differ, and polled much faster than InnoDB renews what it tells of transactions.
+    run!(a, "do sleep(2)", "commit");
     count(&gateway, 25_004).await;
     let newest: Vec<String> = journaled(&gateway).await.split_off(25_001);
     assert_eq!(newest, ["2", "3", "1+"]);
@@ -734,7 +751,7 @@ async fn audit_names_what_is_missing() {
                 "cart: 1 missing, 2 journaled, 1 withheld, 1 quarantined, 1 not read yet\n  missing: -7 cart:lost\n"
             }
             _ => {
-                "cart: 2 missing, 2 journaled, 1 withheld, 1 quarantined, 0 not read yet\n  missing: cart:3\n  missing: cart:lost\n"
+                "cart: 2 missing, 2 journaled, 1 withheld, 1 quarantined, 0 not read yet\n  missing: cart:lost\n  missing: cart:3\n"
             }
         };
         assert_eq!((code, said.as_str()), (Some(1), expected));

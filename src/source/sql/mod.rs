@@ -87,6 +87,7 @@ pub(super) trait Engine: Send + Sync + 'static {
         statement: &Statement,
         fields: &[Field],
         marks: &[String],
+        rows_max: usize,
     ) -> impl Future<Output = Result<Page, sqlx::Error>> + Send;
     /// Whether the columns are fit for a way to follow without numbers.
     fn check_window(_follow: Follow, _window: &Window) -> Result<(), String> {

@@ -87,12 +87,16 @@ impl Engine for MySql {
         statement: &Statement,
         fields: &[Field],
         marks: &[String],
+        rows_max: usize,
     ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, mark, fields, marks, ROWS_MAX)
+        read!(connection, statement, mark, fields, marks, rows_max)
     }
 
     fn check_window(follow: Follow, window: &Window) -> Result<(), String> {
         match (follow, window.time.1) {
+            (Follow::Overlap, _) if window.is_day => {
+                Err("`follow` = \"overlap\" needs times as `columns.occurred_at`, not days".to_owned())
+            }
             (Follow::Overlap, Kind::Instant | Kind::Naive) | (Follow::Probe | Follow::Xmin | Follow::Flag, _) => Ok(()),
             _ => {
                 Err("`follow` = \"overlap\" needs a `timestamp` or `datetime` column as `columns.occurred_at`"
@@ -111,6 +115,11 @@ impl Engine for MySql {
         token: overlap::Token,
     ) -> Result<(Page, overlap::Token), sqlx::Error> {
         overlap::window(pool, window, token).await
+    }
+
+    /// What is beyond 63 bits can't be told from a negative number.
+    fn usable(column: &str) -> String {
+        format!("{column} <= 9223372036854775807")
     }
 
     fn flag(column: &str, r#type: &str) -> Option<(String, String)> {

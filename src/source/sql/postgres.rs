@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use super::windowed::Window;
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
 use crate::source::mapping::Kind;
-use crate::source::{Ask, Config, Follow, Page, ROWS_MAX, Swept};
+use crate::source::{Ask, Config, Follow, Page, Swept};
 
 /// Read only, no statement for ever, times as ISO text in UTC, tables from their beginning to their end.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '60s'; \
@@ -91,8 +91,9 @@ impl Engine for Postgres {
         statement: &Statement,
         fields: &[Field],
         marks: &[String],
+        rows_max: usize,
     ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, mark, fields, marks, ROWS_MAX)
+        read!(connection, statement, mark, fields, marks, rows_max)
     }
 
     async fn examine_window(pool: &PgPool, table: &Table, follow: Follow) -> Result<Vec<String>, sqlx::Error> {

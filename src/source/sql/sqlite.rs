@@ -8,7 +8,7 @@ use super::windowed::Window;
 use super::{Engine, Examined, Field, Select, Statement, Table, pool, read, set_flag};
 use crate::journal;
 use crate::source::mapping::Kind;
-use crate::source::{Config, Follow, Page, ROWS_MAX};
+use crate::source::{Config, Follow, Page};
 
 /// How long a read waits for a writer's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,8 +85,9 @@ impl Engine for Sqlite {
         statement: &Statement,
         fields: &[Field],
         marks: &[String],
+        rows_max: usize,
     ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, mark, fields, marks, ROWS_MAX)
+        read!(connection, statement, mark, fields, marks, rows_max)
     }
 
     async fn examine_window(_: &SqlitePool, _: &Table, _: Follow) -> Result<Vec<String>, sqlx::Error> {

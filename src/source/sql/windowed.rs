@@ -4,10 +4,10 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Engine, LOOK_TIMEOUT, Opened, Statement, answer, find, quote, text, within};
+use super::{Engine, LOOK_TIMEOUT, Opened, answer, find, quote, text, within};
 use crate::runtime::hex;
 use crate::source::mapping::{Kind, Mapping, Row};
-use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_MAX, Windows};
+use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_FIRST, ROWS_MAX, Windows};
 
 /// Rows that are flagged by one statement.
 const FLAGS_MAX: usize = 1_000;
@@ -27,6 +27,10 @@ pub(in crate::source) struct Window {
     /// The column of the event's time, and its kind.
     pub(super) time: (String, Kind),
     pub(super) zone: Option<chrono_tz::Tz>,
+    /// The column of the time holds days.
+    pub(super) is_day: bool,
+    /// Rows to ask for: fewer while they are large.
+    pub(super) rows_max: usize,
     /// How often a large table is read whole, in microseconds; and what time it is.
     pub(super) whole_every: i64,
     pub(super) now: i64,
@@ -41,8 +45,8 @@ pub(in crate::source) struct Windowed<E: Engine> {
 
 /// How a row is flagged.
 struct Flag {
-    /// The rows that are not, with the id as text in front.
-    read: Statement,
+    /// The rows that are not, with the id as text in front; a limit is to follow.
+    read: String,
     /// Sets it for the rows with these ids.
     set: String,
 }
@@ -57,6 +61,8 @@ impl<E: Engine> Windows for Windowed<E> {
             id: opened.expression(config, config.columns.id.as_ref())?,
             time: opened.expression(config, config.columns.occurred_at.as_ref())?,
             zone: config.zone()?,
+            is_day: matches!(&config.columns.occurred_at, Some(Column::Name(name)) if find(config, &opened.columns, name)?.1 == "date"),
+            rows_max: ROWS_FIRST,
             whole_every: i64::try_from(config.sweep.as_micros()).unwrap_or(i64::MAX),
             now: 0,
         };
@@ -88,11 +94,16 @@ impl<E: Engine> Windows for Windowed<E> {
         let token: E::Token = token.and_then(|token| serde_json::from_str(token).ok()).unwrap_or_default();
         let (Page { rows, more }, token) = match &self.flag {
             Some(Flag { read, .. }) => {
-                let read = async { E::read_marked(&mut *pool.acquire().await?, read, &self.window.fields, &[]).await };
+                let rows_max = self.window.rows_max;
+                let read = format!("{read} limit {rows_max}").into();
+                let fields = &self.window.fields;
+                let read = async { E::read_marked(&mut *pool.acquire().await?, &read, fields, &[], rows_max).await };
                 (answer(name, read).await?, token)
             }
             None => within(LOOK_TIMEOUT, name, E::window(pool, &self.window, token)).await?,
         };
+        let is_cut = more && rows.len() < self.window.rows_max;
+        self.window.rows_max = if is_cut { rows.len().max(1) } else { (self.window.rows_max * 2).min(ROWS_MAX) };
         let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
         Ok(Look { rows, token, more })
     }
@@ -110,7 +121,7 @@ impl<E: Engine> Windows for Windowed<E> {
             _ => (format!("cast({id} as {})", E::TEXT), own_id.to_owned()),
         };
         let statement = format!("select ''{list} from {table} where {column} = {} limit 1", E::TEXT_BIND).into();
-        let read = async { E::read_marked(&mut *pool.acquire().await?, &statement, fields, &[bind]).await };
+        let read = async { E::read_marked(&mut *pool.acquire().await?, &statement, fields, &[bind], 1).await };
         Ok(answer(name, read).await?.rows.into_iter().next())
     }
 
@@ -153,8 +164,10 @@ fn flag<E: Engine>(config: &Config, opened: &Opened<E>, window: &Window, column:
         Some(sequence) => quote::<E>(&find(config, &opened.columns, sequence)?.0),
         None => format!("{time}, {by_id}"),
     };
-    let read = format!("select {mark}{list} from {table} where {unset} order by {order} limit {ROWS_MAX}");
+    let read = format!(
+        "select coalesce({mark}, ''){list} from {table} where {unset} and {by_id} is not null order by {order}"
+    );
     let (column, ids) = (quote::<E>(&column), E::one_of(by_id, &id_type));
     let set = format!("update {} set {column} = {value} where {unset} and {ids}", opened.table.quoted::<E>());
-    Ok(Flag { read: read.into(), set })
+    Ok(Flag { read, set })
 }

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::Postgres;
-use crate::source::holes::Horizon;
+use crate::source::holes::{Horizon, merged};
 use crate::source::sql::Engine as _;
 use crate::source::sql::windowed::Window;
 use crate::source::{Ask, Page, Swept};
@@ -39,6 +39,8 @@ struct Plan {
     /// … to just below here.
     end: i64,
     from_page: i64,
+    /// The file that the places are in: a table that is written anew has its rows in other places.
+    file: i64,
     /// What is known once it was.
     horizon: Horizon,
 }
@@ -49,36 +51,52 @@ struct Heap {
     next: i64,
     /// The oldest that runs.
     end: i64,
-    /// Not partitioned, so that the places of its rows are ordered.
+    /// Without parts, so that the places of its rows are ordered.
     is_one: bool,
     pages: i64,
+    file: i64,
+    /// The cluster, and how often it was promoted or restored.
+    server: (i64, i64),
 }
 
 impl Heap {
     /// Nothing for what has no `xmin`, such as a view.
     async fn look(connection: &mut PgConnection, table: &str) -> Result<Option<Self>, sqlx::Error> {
-        let text = "select pg_snapshot_xmax(s)::text::bigint, pg_snapshot_xmin(s)::text::bigint, relkind in ('r', 'm'), \
-                    (select sum(pg_relation_size(oid)) from (select relid::oid as oid from pg_partition_tree(c.oid) \
-                    union select c.oid) as parts)::bigint / current_setting('block_size')::bigint \
+        let text = "with recursive parts as (select to_regclass($1)::oid as oid union all \
+                    select i.inhrelid from pg_inherits i join parts p on p.oid = i.inhparent) \
+                    select pg_snapshot_xmax(s)::text::bigint, pg_snapshot_xmin(s)::text::bigint, \
+                    relkind in ('r', 'm') and (select count(*) = 1 from parts), \
+                    (select sum(pg_relation_size(oid)) from parts)::bigint / current_setting('block_size')::bigint, \
+                    coalesce(pg_relation_filenode(c.oid)::bigint, 0), \
+                    (select system_identifier from pg_control_system()), \
+                    (select timeline_id::bigint from pg_control_checkpoint()) \
                     from pg_current_snapshot() s, pg_class c where c.oid = to_regclass($1) and relkind in ('r', 'm', 'p')";
-        let found: Option<(i64, i64, bool, i64)> = sqlx::query_as(text).bind(table).fetch_optional(connection).await?;
-        Ok(found.map(|(next, end, is_one, pages)| Self { next, end, is_one, pages }))
+        let found: Option<(i64, i64, bool, i64, i64, i64, i64)> =
+            sqlx::query_as(text).bind(table).fetch_optional(connection).await?;
+        Ok(found.map(|(next, end, is_one, pages, file, system, timeline)| Self {
+            next,
+            end,
+            is_one,
+            pages,
+            file,
+            server: (system, timeline),
+        }))
     }
 
     /// What to look through now. A large table is looked through whole once in `whole_every` only; one that is
     /// partitioned not at all in between.
     fn plan(&self, since: Option<Horizon>, now: i64, whole_every: i64) -> Option<Plan> {
-        let Self { end, pages, .. } = *self;
-        let whole = Horizon { end, whole: end, whole_at: now, pages };
-        // A copy that was restored from a dump counts anew.
-        let Some(since) = since.filter(|since| since.end <= self.next) else {
-            return Some(Plan { from: 0, end, from_page: 0, horizon: whole });
+        let Self { end, pages, file, server, .. } = *self;
+        let whole = Horizon { end, whole: end, whole_at: now, pages, server };
+        // A copy that was restored counts anew.
+        let Some(since) = since.filter(|since| since.end <= self.next && since.server == server) else {
+            return Some(Plan { from: 0, end, from_page: 0, file, horizon: whole });
         };
         if pages <= SMALL_PAGES || now - since.whole_at >= whole_every {
-            return Some(Plan { from: since.whole, end, from_page: 0, horizon: whole });
+            return Some(Plan { from: since.whole, end, from_page: 0, file, horizon: whole });
         }
         let from_page = since.pages.saturating_sub(1).max(0);
-        self.is_one.then_some(Plan { from: since.end, end, from_page, horizon: Horizon { end, pages, ..since } })
+        self.is_one.then_some(Plan { from: since.end, end, from_page, file, horizon: Horizon { end, pages, ..since } })
     }
 }
 
@@ -87,16 +105,15 @@ pub(super) async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx:
     let mut transaction = pool.begin().await?;
     let Some(heap) = Heap::look(&mut transaction, &ask.table).await? else { return Ok(None) };
     let Some(since) = ask.since else {
-        let horizon = Horizon { end: heap.end, whole: heap.end, whole_at: ask.now, pages: heap.pages };
+        let Heap { end, pages, server, .. } = heap;
+        let horizon = Horizon { end, whole: end, whole_at: ask.now, pages, server };
         return Ok(Some(Swept { ranges: Vec::new(), horizon }));
     };
-    let Some(Plan { from, end, from_page, horizon }) = heap.plan(Some(since), ask.now, WHOLE_EVERY) else {
+    let Some(Plan { from, end, from_page, horizon, .. }) = heap.plan(Some(since), ask.now, WHOLE_EVERY) else {
         return Ok(Some(Swept { ranges: Vec::new(), horizon: since }));
     };
     let bound = if from_page > 0 { format!(" and ctid >= '({from_page},0)'::tid") } else { String::new() };
-    if from_page == 0 {
-        sqlx::query(LONG).execute(&mut *transaction).await?;
-    }
+    sqlx::query(LONG).execute(&mut *transaction).await?;
     let Ask { table, sequence, ranges, .. } = &ask;
     let text = format!("select {sequence}::bigint from {table} where {WRITER} >= $2 and {WRITER} < $3{bound}");
     let mut found =
@@ -128,29 +145,39 @@ pub(in crate::source) struct Token {
 pub(super) async fn window(pool: &PgPool, window: &Window, token: Token) -> Result<(Page, Token), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let heap = Heap::look(&mut transaction, &window.table).await?.filter(|heap| heap.is_one).ok_or_else(|| {
-        sqlx::Error::Configuration("`follow` = \"xmin\" reads neither views nor partitioned tables".into())
+        sqlx::Error::Configuration("`follow` = \"xmin\" reads neither views nor tables that have parts or heirs".into())
     })?;
-    let (plan, last) = match token.reading {
+    let reading = token.reading.filter(|(plan, _)| plan.horizon.server == heap.server);
+    let (plan, last) = match reading {
+        Some((plan, _)) if plan.file != heap.file => {
+            (Plan { file: heap.file, from_page: 0, ..plan }, "(0,0)".to_owned())
+        }
         Some(reading) => reading,
         None => match heap.plan(token.since, window.now, window.whole_every) {
             Some(plan) => {
                 let place = format!("({},0)", plan.from_page);
                 (plan, place)
             }
-            None => return Ok((Page::default(), token)),
+            None => return Ok((Page::default(), Token { since: token.since, reading: None })),
         },
     };
     // All rows of the window are there since it was planned, so pages of later snapshots go together.
-    let Window { list, table, fields, .. } = window;
+    let Window { list, table, fields, rows_max, .. } = window;
     let statement = format!(
         "select ctid::text{list} from {table} where {WRITER} >= $2::bigint and {WRITER} < $3::bigint \
-         and ctid > $4::text::tid limit {}",
-        crate::source::ROWS_MAX
+         and ctid > $4::text::tid limit {rows_max}"
     );
     let binds = [heap.next.to_string(), plan.from.to_string(), plan.end.to_string(), last];
     sqlx::query(LONG).execute(&mut *transaction).await?;
-    let page = Postgres::read_marked(&mut transaction, &statement.into(), fields, &binds).await?;
+    let page = Postgres::read_marked(&mut transaction, &statement.into(), fields, &binds, *rows_max).await?;
+    // The lock that the select holds keeps the table from being written anew until here.
+    let file = Heap::look(&mut transaction, &window.table).await?.map(|heap| heap.file);
     transaction.commit().await?;
+    if file != Some(plan.file) {
+        // Nothing of it counts: the next look starts this plan again.
+        let [.., place] = binds;
+        return Ok((Page { rows: Vec::new(), more: true }, Token { since: token.since, reading: Some((plan, place)) }));
+    }
     let token = match page.rows.last().filter(|_| page.more) {
         Some(last) => Token { since: token.since, reading: Some((plan, last.mark.clone())) },
         None => Token { since: Some(plan.horizon), reading: None },
@@ -158,16 +185,8 @@ pub(super) async fn window(pool: &PgPool, window: &Window, token: Token) -> Resu
     Ok((page, token))
 }
 
-fn ranges_of(mut numbers: Vec<i64>) -> Vec<(i64, i64)> {
-    numbers.sort_unstable();
-    let mut ranges: Vec<(i64, i64)> = Vec::new();
-    for number in numbers {
-        match ranges.last_mut() {
-            Some((_, to)) if number <= to.saturating_add(1) => *to = number,
-            _ => ranges.push((number, number)),
-        }
-    }
-    ranges
+fn ranges_of(numbers: Vec<i64>) -> Vec<(i64, i64)> {
+    merged(numbers.into_iter().map(|number| (number, number)).collect())
 }
 
 #[cfg(test)]
