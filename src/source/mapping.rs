@@ -68,6 +68,8 @@ pub(super) struct Row {
     pub sequence: i64,
     /// What identifies it to the adapter, where they have none.
     pub mark: String,
+    /// Why the database could not compute its expressions, if so; they are empty then.
+    pub broken: Option<String>,
     pub cells: [Option<Vec<u8>>; KEYS.len()],
 }
 
@@ -164,7 +166,11 @@ impl Mapping {
 
     /// Never fails: what can't be an event is quarantined.
     pub(super) fn map(&self, row: &Row, catalogue: &Catalogue) -> Mapped {
-        match self.leaves(row).and_then(|leaves| if leaves { self.event(row, catalogue) } else { Ok(None) }) {
+        let whole = row.broken.as_ref().map_or(Ok(()), |cause| Err(fault("bad-sql", cause.clone())));
+        match whole
+            .and_then(|()| self.leaves(row))
+            .and_then(|leaves| if leaves { self.event(row, catalogue) } else { Ok(None) })
+        {
             Ok(Some(event)) => Mapped::Event(event),
             Ok(None) => Mapped::Withheld,
             Err(Fault { reason, detail }) => Mapped::Quarantined(Quarantined {

@@ -372,6 +372,36 @@ async fn what_a_preset_cannot_serve_is_refused_by_check_with_the_way_out() {
 }
 
 #[tokio::test]
+async fn a_row_that_breaks_an_expression_goes_to_quarantine_alone() {
+    let masstransit = "create table \"OutboxMessage\" (\"SequenceNumber\" bigserial primary key, \"SentTime\" timestamptz default now(), \
+         \"Headers\" text, \"MessageId\" uuid default gen_random_uuid(), \"MessageType\" text default 'urn:message:A', \
+         \"Body\" text, \"ConversationId\" uuid, \"CorrelationId\" uuid)";
+    let eventuate = "create table message (id varchar(100) primary key, destination text default 'Order', headers text, \
+         payload text default '{}', creation_time bigint default 1767225600000)";
+    let rows = |into: &str, n: i32, bad: &str| {
+        format!(
+            "insert into {into} select {} from generate_series(1, {n}) n",
+            bad.replace('#', "case when n = 7 then '{' else '{\"message\": 1}' end")
+        )
+    };
+    for (preset, table, fill) in [
+        ("masstransit", masstransit, rows("\"OutboxMessage\" (\"Body\")", 20, "#")),
+        ("eventuate-tram", eventuate, rows("message (id, headers)", 20, "'m' || n, #")),
+    ] {
+        let database = Database::create(Engine::Postgres).await;
+        run(Engine::Postgres, &database.url, &[table, &fill]).await;
+        let poll = "poll = { fixed_delay = \"5ms\" }";
+        let config = format!("[[source]]\nname = \"store\"\nurl = {:?}\npreset = {preset:?}\n{poll}\n", database.url);
+        let gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+        let count =
+            async || gateway.app().journal().source("store").await.unwrap().map(|row| (row.journaled, row.quarantined));
+        wait_for("all rows", || async { (count().await == Some((19, 1))).then_some(()) }).await;
+        let row = gateway.app().journal().quarantine("store", None, "", 2).await.unwrap().remove(0);
+        assert!(row.reason == "bad-sql" && row.detail.contains("json"), "{row:?}");
+    }
+}
+
+#[tokio::test]
 async fn init_takes_no_number_of_an_aggregate_for_one_of_the_table() {
     let database = Database::create(Engine::Mysql).await;
     run(

@@ -248,6 +248,8 @@ struct Opened<E: Engine> {
     mapping: Mapping,
     /// The cells that are selected, and what they are.
     list: String,
+    /// The same with nothing for each expression: what can be read of a row that breaks one.
+    plain_list: String,
     fields: Vec<Field>,
     /// What is selected from.
     from: String,
@@ -262,9 +264,9 @@ impl<E: Engine> Opened<E> {
         let mapping = Mapping::new(config, |column| {
             find(config, &columns, column).map(|(name, r#type)| (name, E::kind(&r#type)))
         })?;
-        let (list, fields) = cells::<E>(&table, &mapping);
+        let (list, plain_list, fields) = cells::<E>(&table, &mapping);
         let from = config.relation.as_deref().map_or(table.quoted::<E>(), |relation| table.fill::<E>(relation));
-        Ok(Self { name, pool, table, columns, mapping, list, fields, from })
+        Ok(Self { name, pool, table, columns, mapping, list, plain_list, fields, from })
     }
 
     /// A mapped column as SQL, and what it holds.
@@ -350,9 +352,9 @@ fn find(config: &Config, columns: &[(String, String)], column: &str) -> Result<(
     }
 }
 
-/// `, cell` for each column that is read, and the fields that these are.
-fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, Vec<Field>) {
-    let (mut list, mut fields) = (String::new(), Vec::new());
+/// `, cell` for each column that is read, with and without expressions, and the fields that these are.
+fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, String, Vec<Field>) {
+    let (mut list, mut plain_list, mut fields) = (String::new(), String::new(), Vec::new());
     for (field, origin) in mapping.origins().iter().enumerate() {
         let cell = match origin {
             Origin::Absent | Origin::Constant(_) => continue,
@@ -363,9 +365,17 @@ fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, Vec<Field>) {
             Origin::Column(column, kind) => text::<E>(column, *kind),
         };
         list += &format!(", {cell} as c{field}");
+        let plain = if matches!(origin, Origin::Sql(_)) { format!("cast(null as {})", E::TEXT) } else { cell };
+        plain_list += &format!(", {plain} as c{field}");
         fields.push(field);
     }
-    (list, fields)
+    (list, plain_list, fields)
+}
+
+/// The text of a fault that one row's value causes in an expression (SQLSTATE class 22); nothing for others.
+fn broken_by_row(error: &Error) -> Option<String> {
+    let Error::Database { cause: sqlx::Error::Database(cause), .. } = error else { return None };
+    cause.code().filter(|code| code.starts_with("22")).map(|_| cause.message().to_owned())
 }
 
 /// A column as text.

@@ -6,12 +6,16 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::Transaction;
 
-use super::{Engine, LOOK_TIMEOUT, Opened, PAGE_BYTES_MAX, Select, Statement, answer, find, quote, within};
+use super::{
+    Engine, LOOK_TIMEOUT, Opened, PAGE_BYTES_MAX, Select, Statement, answer, broken_by_row, find, quote, within,
+};
 use crate::source::mapping::{Kind, Mapping, Row};
 use crate::source::{Ask, Config, Error, Horizon, Page, Source, Swept};
 
 /// Ranges that one statement looks for. Few sizes, so that few texts are prepared.
 const RANGES: [usize; 3] = [1, 10, 100];
+/// Rows that are read one by one before all are tried together again.
+const ONE_BY_ONE_MAX: usize = 500;
 /// Pads a statement: nothing lies between 1 and 0.
 const NO_RANGE: (i64, i64) = (1, 0);
 
@@ -21,6 +25,8 @@ pub(in crate::source) struct Numbered<E: Engine> {
     snapshot: Option<Option<Transaction<'static, E::Db>>>,
     sequence: String,
     tail: Statement,
+    /// The same without what a row's values may break.
+    plain_tail: Statement,
     ranges: [Statement; 3],
     newest: Statement,
 }
@@ -39,11 +45,13 @@ impl<E: Engine> Source for Numbered<E> {
         let select = Select { list, table: opened.from.clone(), sequence: by };
         let Select { list, table: from, sequence: by } = &select;
         let (one, two, usable) = (E::bind(1), E::bind(2), E::usable(by));
-        let tail = format!("select {list} from {from} where {by} > {one} and {usable} order by {by} limit {two}");
+        let rows = format!("from {from} where {by} > {one} and {usable} order by {by} limit {two}");
+        let tail = format!("select {list} {rows}");
+        let plain_tail = format!("select cast({by} as {}){} {rows}", E::INTEGER, opened.plain_list).into();
         let newest = format!("select {list} from {from} where {usable} order by {by} desc limit {one}");
         let ranges = RANGES.map(|ranges| E::ranges(&select, ranges).into());
         let (tail, newest) = (tail.into(), newest.into());
-        Ok(Self { opened, snapshot: None, sequence, tail, ranges, newest })
+        Ok(Self { opened, snapshot: None, sequence, tail, plain_tail, ranges, newest })
     }
 
     fn mapping(&self) -> &Mapping {
@@ -64,25 +72,28 @@ impl<E: Engine> Source for Numbered<E> {
 
     async fn tail(&mut self, above: i64, rows_max: usize) -> Result<Page, Error> {
         let statement = Arc::clone(&self.tail);
-        self.read(&statement, &[above, rows_max as i64]).await
+        match self.read(&statement, &[above, rows_max as i64]).await {
+            Err(cause) if broken_by_row(&cause).is_some() => self.one_by_one(above, i64::MAX).await,
+            page => page,
+        }
     }
 
     async fn ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> Result<Page, Error> {
-        let (mut page, mut rest, mut bytes) = (Page::default(), ranges, 0);
-        while !rest.is_empty() && !page.more {
-            let which = RANGES.iter().position(|size| *size >= rest.len()).unwrap_or(RANGES.len() - 1);
-            let (now, later) = rest.split_at(rest.len().min(RANGES[which]));
-            rest = later;
-            let padded = now.iter().copied().chain(std::iter::repeat(NO_RANGE)).take(RANGES[which]);
-            let mut numbers: Vec<i64> = padded.flat_map(|(from, to)| [from, to]).collect();
-            numbers.push((rows_max - page.rows.len()) as i64);
-            let statement = Arc::clone(&self.ranges[which]);
-            let found = self.read(&statement, &numbers).await?;
-            bytes += found.rows.iter().map(Row::bytes).sum::<usize>();
-            page.rows.extend(found.rows);
-            page.more = found.more || (bytes >= PAGE_BYTES_MAX && !rest.is_empty());
+        match self.whole_ranges(ranges, rows_max).await {
+            Err(cause) if broken_by_row(&cause).is_some() => {
+                let mut page = Page::default();
+                for (from, to) in ranges {
+                    let rest = self.one_by_one(from.saturating_sub(1), *to).await?;
+                    page.rows.extend(rest.rows);
+                    if rest.more {
+                        page.more = true;
+                        break;
+                    }
+                }
+                Ok(page)
+            }
+            page => page,
         }
-        Ok(page)
     }
 
     async fn newest(&mut self, rows_max: usize) -> Result<Page, Error> {
@@ -119,6 +130,48 @@ impl<E: Engine> Source for Numbered<E> {
 }
 
 impl<E: Engine> Numbered<E> {
+    async fn whole_ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> Result<Page, Error> {
+        let (mut page, mut rest, mut bytes) = (Page::default(), ranges, 0);
+        while !rest.is_empty() && !page.more {
+            let which = RANGES.iter().position(|size| *size >= rest.len()).unwrap_or(RANGES.len() - 1);
+            let (now, later) = rest.split_at(rest.len().min(RANGES[which]));
+            rest = later;
+            let padded = now.iter().copied().chain(std::iter::repeat(NO_RANGE)).take(RANGES[which]);
+            let mut numbers: Vec<i64> = padded.flat_map(|(from, to)| [from, to]).collect();
+            numbers.push((rows_max - page.rows.len()) as i64);
+            let statement = Arc::clone(&self.ranges[which]);
+            let found = self.read(&statement, &numbers).await?;
+            bytes += found.rows.iter().map(Row::bytes).sum::<usize>();
+            page.rows.extend(found.rows);
+            page.more = found.more || (bytes >= PAGE_BYTES_MAX && !rest.is_empty());
+        }
+        Ok(page)
+    }
+
+    /// Rows above a number up to another one, each by a statement of its own: one of them breaks an expression, and what
+    /// else can be read of it goes to quarantine.
+    async fn one_by_one(&mut self, above: i64, through: i64) -> Result<Page, Error> {
+        let is_snapshot = self.snapshot.take().is_some();
+        let (tail, plain) = (Arc::clone(&self.tail), Arc::clone(&self.plain_tail));
+        let (mut page, mut above) = (Page::default(), above);
+        loop {
+            let read = self.read(&tail, &[above, 1]).await;
+            let broken = read.as_ref().err().and_then(broken_by_row);
+            let found = if broken.is_some() { self.read(&plain, &[above, 1]).await } else { read };
+            let Some(row) = found?.rows.into_iter().next().filter(|row| row.sequence <= through) else { break };
+            above = row.sequence;
+            page.rows.push(Row { broken, ..row });
+            page.more = page.rows.len() >= ONE_BY_ONE_MAX;
+            if page.more {
+                break;
+            }
+        }
+        if is_snapshot {
+            self.begin().await?;
+        }
+        Ok(page)
+    }
+
     async fn read(&mut self, statement: &Statement, numbers: &[i64]) -> Result<Page, Error> {
         let Self { opened: Opened { name, pool, fields, .. }, snapshot, .. } = self;
         let page = answer(name, async {

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Engine, LOOK_TIMEOUT, Opened, answer, find, quote, text, within};
+use super::{Engine, LOOK_TIMEOUT, Opened, answer, broken_by_row, find, quote, text, within};
 use crate::runtime::hex;
 use crate::source::mapping::{Kind, Mapping, Row};
 use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_FIRST, ROWS_MAX, Windows};
@@ -45,8 +45,8 @@ pub(in crate::source) struct Windowed<E: Engine> {
 
 /// How a row is flagged.
 struct Flag {
-    /// The rows that are not, with the id as text in front; a limit is to follow.
-    read: String,
+    /// The rows that are not: what stands before the cells, and what after them up to the limit.
+    read: (String, String),
     /// Sets it for the rows with these ids.
     set: String,
 }
@@ -89,23 +89,20 @@ impl<E: Engine> Windows for Windowed<E> {
 
     async fn look(&mut self, token: Option<&str>, now: i64) -> Result<Look, Error> {
         self.window.now = now;
-        let Opened { name, pool, .. } = &self.opened;
-        // One that is of another kind means the beginning: what is known is dropped.
-        let token: E::Token = token.and_then(|token| serde_json::from_str(token).ok()).unwrap_or_default();
-        let (Page { rows, more }, token) = match &self.flag {
-            Some(Flag { read, .. }) => {
-                let rows_max = self.window.rows_max;
-                let read = format!("{read} limit {rows_max}").into();
-                let fields = &self.window.fields;
-                let read = async { E::read_marked(&mut *pool.acquire().await?, &read, fields, &[], rows_max).await };
-                (answer(name, read).await?, token)
-            }
-            None => within(LOOK_TIMEOUT, name, E::window(pool, &self.window, token)).await?,
-        };
-        let is_cut = more && rows.len() < self.window.rows_max;
-        self.window.rows_max = if is_cut { rows.len().max(1) } else { (self.window.rows_max * 2).min(ROWS_MAX) };
-        let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
-        Ok(Look { rows, token, more })
+        let looked = self.look_as_is(token).await;
+        let Some(cause) = looked.as_ref().err().and_then(broken_by_row) else { return looked };
+        // One row breaks an expression: the rows before it one by one, and of itself what can be read.
+        self.window.rows_max = 1;
+        let looked = self.look_as_is(token).await;
+        if looked.as_ref().err().and_then(broken_by_row).is_none() {
+            return looked;
+        }
+        let list = std::mem::replace(&mut self.window.list, self.opened.plain_list.clone());
+        let looked = self.look_as_is(token).await;
+        self.window.list = list;
+        let mut look = looked?;
+        look.rows.iter_mut().for_each(|row| row.broken = Some(cause.clone()));
+        Ok(look)
     }
 
     async fn find(&mut self, own_id: &str) -> Result<Option<Row>, Error> {
@@ -145,6 +142,28 @@ impl<E: Engine> Windows for Windowed<E> {
     }
 }
 
+impl<E: Engine> Windowed<E> {
+    async fn look_as_is(&mut self, token: Option<&str>) -> Result<Look, Error> {
+        let Opened { name, pool, .. } = &self.opened;
+        // One that is of another kind means the beginning: what is known is dropped.
+        let token: E::Token = token.and_then(|token| serde_json::from_str(token).ok()).unwrap_or_default();
+        let (Page { rows, more }, token) = match &self.flag {
+            Some(Flag { read, .. }) => {
+                let rows_max = self.window.rows_max;
+                let read = format!("{}{}{} limit {rows_max}", read.0, self.window.list, read.1).into();
+                let fields = &self.window.fields;
+                let read = async { E::read_marked(&mut *pool.acquire().await?, &read, fields, &[], rows_max).await };
+                (answer(name, read).await?, token)
+            }
+            None => within(LOOK_TIMEOUT, name, E::window(pool, &self.window, token)).await?,
+        };
+        let is_cut = more && rows.len() < self.window.rows_max;
+        self.window.rows_max = if is_cut { rows.len().max(1) } else { (self.window.rows_max * 2).min(ROWS_MAX) };
+        let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
+        Ok(Look { rows, token, more })
+    }
+}
+
 fn flag<E: Engine>(config: &Config, opened: &Opened<E>, window: &Window, column: &str) -> Result<Flag, Error> {
     let (column, r#type) = find(config, &opened.columns, column)?;
     let Some((unset, value)) = E::flag(&quote::<E>(&column), &r#type) else {
@@ -159,14 +178,13 @@ fn flag<E: Engine>(config: &Config, opened: &Opened<E>, window: &Window, column:
         Kind::Bytes => E::hex(&quote::<E>(&id)),
         kind => text::<E>(&id, kind),
     };
-    let Window { list, table, time: (time, _), id: (by_id, _), .. } = window;
+    let Window { table, time: (time, _), id: (by_id, _), .. } = window;
     let order = match &config.columns.sequence {
         Some(sequence) => quote::<E>(&find(config, &opened.columns, sequence)?.0),
         None => format!("{time}, {by_id}"),
     };
-    let read = format!(
-        "select coalesce({mark}, ''){list} from {table} where {unset} and {by_id} is not null order by {order}"
-    );
+    let rows = format!(" from {table} where {unset} and {by_id} is not null order by {order}");
+    let read = (format!("select coalesce({mark}, '')"), rows);
     let (column, ids) = (quote::<E>(&column), E::one_of(by_id, &id_type));
     let set = format!("update {} set {column} = {value} where {unset} and {ids}", opened.table.quoted::<E>());
     Ok(Flag { read, set })
