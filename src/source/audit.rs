@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::config::{Column, Columns, Config, Engine, Follow};
+use super::config::{Column, Columns, Config, Follow};
 use super::holes::Checkpoint;
 use super::mapping::{Mapped, Mapping, Row};
-use super::sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
-use super::{Error, Page, ROWS_MAX, Source, Windows};
+use super::{Error, Page, ROWS_MAX, Source, Windows, with_adapter};
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
 
@@ -42,16 +41,13 @@ pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) ->
         Follow::Xmin | Follow::Overlap | Follow::Flag => i64::MAX,
     };
     let config = &ids_only(config);
-    let is_numbered = config.follow() == Follow::Probe;
     let reader = Reader { config, catalogue, journal, max };
-    let mut audit = match config.engine().unwrap_or(Engine::Sqlite) {
-        Engine::Postgres if is_numbered => reader.by_numbers::<Numbered<Postgres>>().await,
-        Engine::MySql if is_numbered => reader.by_numbers::<Numbered<MySql>>().await,
-        Engine::Sqlite if is_numbered => reader.by_numbers::<Numbered<Sqlite>>().await,
-        Engine::Postgres => reader.in_windows::<Windowed<Postgres>>().await,
-        Engine::MySql => reader.in_windows::<Windowed<MySql>>().await,
-        Engine::Sqlite => reader.in_windows::<Windowed<Sqlite>>().await,
-    }?;
+    let mut audit = with_adapter!(
+        config,
+        Adapter,
+        numbered: reader.by_numbers::<Adapter>().await,
+        windowed: reader.in_windows::<Adapter>().await
+    )?;
     if !audit.named.is_empty() {
         // A gateway that runs beside may have been about to journal them.
         tokio::time::sleep(SECOND_LOOK).await;

@@ -4,8 +4,7 @@ use std::fmt;
 
 use super::config::{Config, Engine, Follow};
 use super::mapping::{Mapped, Mapping, Row};
-use super::sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
-use super::{Error, Source, Windows};
+use super::{Error, Source, Windows, with_adapter};
 use crate::catalogue::Catalogue;
 use crate::journal::redacted;
 
@@ -36,15 +35,12 @@ pub async fn check(config: &Config, catalogue: &Catalogue) -> Result<Report, Err
     if config.push {
         return Ok(Report { place: "takes events at POST /sources/…/events".to_owned(), ..Report::default() });
     }
-    let is_numbered = config.follow() == Follow::Probe;
-    let mut report = match config.engine().unwrap_or(Engine::Sqlite) {
-        Engine::Postgres if is_numbered => by_numbers::<Numbered<Postgres>>(config, catalogue).await,
-        Engine::MySql if is_numbered => by_numbers::<Numbered<MySql>>(config, catalogue).await,
-        Engine::Sqlite if is_numbered => by_numbers::<Numbered<Sqlite>>(config, catalogue).await,
-        Engine::Postgres => in_windows::<Windowed<Postgres>>(config, catalogue).await,
-        Engine::MySql => in_windows::<Windowed<MySql>>(config, catalogue).await,
-        Engine::Sqlite => in_windows::<Windowed<Sqlite>>(config, catalogue).await,
-    }?;
+    let mut report = with_adapter!(
+        config,
+        Adapter,
+        numbered: by_numbers::<Adapter>(config, catalogue).await,
+        windowed: in_windows::<Adapter>(config, catalogue).await
+    )?;
     report.place = format!("table `{}` of {}", config.table(), redacted(&config.url));
     report.warnings.extend(config.notes.iter().cloned());
     Ok(report)

@@ -32,7 +32,6 @@ use futures_util::future::BoxFuture;
 use holes::Horizon;
 use mapping::{Mapping, Row};
 use probe::Probe;
-use sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
 use window::WindowPump;
 
 pub use audit::{Audit, audit};
@@ -153,6 +152,32 @@ trait Source: Sized + Send {
     fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 }
 
+/// Runs one of two bodies with the adapter that is for the source, each compiled for each database. A URL that names none
+/// is refused by the adapter.
+macro_rules! with_adapter {
+    ($config:expr, $adapter:ident, numbered: $numbered:expr, windowed: $windowed:expr) => {{
+        use $crate::source::{Engine, Follow, sql};
+        let is_numbered = $config.follow() == Follow::Probe;
+        macro_rules! of {
+            ($engine:ty) => {
+                if is_numbered {
+                    type $adapter = sql::Numbered<$engine>;
+                    $numbered
+                } else {
+                    type $adapter = sql::Windowed<$engine>;
+                    $windowed
+                }
+            };
+        }
+        match $config.engine().unwrap_or(Engine::Sqlite) {
+            Engine::Postgres => of!(sql::Postgres),
+            Engine::MySql => of!(sql::MySql),
+            Engine::Sqlite => of!(sql::Sqlite),
+        }
+    }};
+}
+use with_adapter;
+
 /// A source that is being read.
 pub struct Running {
     pub config: Config,
@@ -169,16 +194,12 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
     let setting = pump::Setting { config, journal, catalogue, status, clock: Clock::system() };
     tasks.spawn(&task, async move {
-        let is_numbered = setting.config.follow() == Follow::Probe;
-        // A URL that names no database is refused by `open`.
-        match setting.config.engine().unwrap_or(Engine::Sqlite) {
-            Engine::Postgres if is_numbered => pump::run::<Probe<Numbered<Postgres>>>(setting, stop).await,
-            Engine::MySql if is_numbered => pump::run::<Probe<Numbered<MySql>>>(setting, stop).await,
-            Engine::Sqlite if is_numbered => pump::run::<Probe<Numbered<Sqlite>>>(setting, stop).await,
-            Engine::Postgres => pump::run::<WindowPump<Windowed<Postgres>>>(setting, stop).await,
-            Engine::MySql => pump::run::<WindowPump<Windowed<MySql>>>(setting, stop).await,
-            Engine::Sqlite => pump::run::<WindowPump<Windowed<Sqlite>>>(setting, stop).await,
-        }
+        with_adapter!(
+            setting.config,
+            Adapter,
+            numbered: pump::run::<Probe<Adapter>>(setting, stop).await,
+            windowed: pump::run::<WindowPump<Adapter>>(setting, stop).await
+        );
     });
     running
 }

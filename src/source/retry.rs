@@ -2,10 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::config::{Config, Engine, Follow};
+use super::config::Config;
 use super::mapping::{Mapped, Row};
-use super::sql::{MySql, Numbered, Postgres, Sqlite, Windowed};
-use super::{Error, Source, Windows};
+use super::{Error, Source, Windows, with_adapter};
 use crate::catalogue::Catalogue;
 use crate::event::public_id;
 use crate::journal::{Append, Appended, Arrival, Journal, QuarantinedRow};
@@ -32,16 +31,13 @@ pub(super) async fn retry(
     rows: &[QuarantinedRow],
     until: Instant,
 ) -> Result<Vec<Outcome>, Error> {
-    let is_numbered = config.follow() == Follow::Probe;
     let retry = Retry { config, catalogue, journal, rows, until };
-    match config.engine().unwrap_or(Engine::Sqlite) {
-        Engine::Postgres if is_numbered => retry.by_numbers::<Numbered<Postgres>>().await,
-        Engine::MySql if is_numbered => retry.by_numbers::<Numbered<MySql>>().await,
-        Engine::Sqlite if is_numbered => retry.by_numbers::<Numbered<Sqlite>>().await,
-        Engine::Postgres => retry.by_ids::<Windowed<Postgres>>().await,
-        Engine::MySql => retry.by_ids::<Windowed<MySql>>().await,
-        Engine::Sqlite => retry.by_ids::<Windowed<Sqlite>>().await,
-    }
+    with_adapter!(
+        config,
+        Adapter,
+        numbered: retry.by_numbers::<Adapter>().await,
+        windowed: retry.by_ids::<Adapter>().await
+    )
 }
 
 struct Retry<'a> {
