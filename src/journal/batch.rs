@@ -14,6 +14,11 @@ pub(super) fn inserts(table: &str, columns: &str) -> Texts {
     SQLITE_ROWS.map(|rows| format!("insert into {table} ({columns}) values {}", vec![row.as_str(); rows].join(", ")))
 }
 
+/// `$from, …` for so many binds, the form that both engines read.
+pub(super) fn numbered(from: usize, count: usize) -> String {
+    (from..from + count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+}
+
 /// The rows in pieces of the sizes that have a prepared text, each with the index of its size.
 pub(super) fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     std::iter::from_fn(move || {

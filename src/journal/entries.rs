@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use futures_util::TryStreamExt as _;
 use sqlx::AssertSqlSafe;
 
+use super::batch::numbered;
 use super::db::{select, with_pool};
 use super::sources::IDS_MAX;
 use super::{Error, Head, Journal};
@@ -196,12 +197,12 @@ impl Journal {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
+        let binds = numbered(1, ids.len());
         let condition = Condition::of(selection, ids.len() + 1);
         let sql = format!(
             "select {} from inbox i join entries e on e.position = i.position where i.event_id in ({}){}",
             columns(payload),
-            binds.join(", "),
+            binds,
             condition.text
         );
         // No id holds a NUL, and PostgreSQL refuses to look for one.
@@ -218,8 +219,7 @@ impl Journal {
     pub async fn positions(&self, ids: &[impl AsRef<str>]) -> Result<HashMap<String, i64>, Error> {
         let mut known = HashMap::new();
         for ids in ids.chunks(IDS_MAX) {
-            let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
-            let sql = format!("select event_id, position from inbox where event_id in ({})", binds.join(", "));
+            let sql = format!("select event_id, position from inbox where event_id in ({})", numbered(1, ids.len()));
             let ids: Vec<String> = ids.iter().map(|id| id.as_ref().to_owned()).collect();
             let rows: Vec<(String, i64)> = select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql); ids);
             known.extend(rows);
@@ -234,8 +234,7 @@ impl Journal {
     pub async fn times(&self, ids: &[String]) -> Result<HashMap<String, Micros>, Error> {
         let mut times = HashMap::new();
         for ids in ids.chunks(IDS_MAX) {
-            let binds: Vec<String> = (1..=ids.len()).map(|n| format!("${n}")).collect();
-            let binds = binds.join(", ");
+            let binds = numbered(1, ids.len());
             let sql = format!(
                 "select i.event_id, e.occurred_at from inbox i join entries e on e.position = i.position \
                  where i.event_id in ({binds})"

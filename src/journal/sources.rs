@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::AssertSqlSafe;
 
 use super::append::{Append, Appended, Quarantined};
+use super::batch::numbered;
 use super::db::{Conn, execute, select};
 use super::{Error, Journal};
 
@@ -58,8 +59,7 @@ impl Journal {
     pub async fn quarantined(&self, source: &str, ids: &[String]) -> Result<HashSet<(String, Option<String>)>, Error> {
         let mut found = HashSet::new();
         for ids in ids.chunks(IDS_MAX) {
-            let binds: Vec<String> = (2..ids.len() + 2).map(|n| format!("${n}")).collect();
-            let binds = binds.join(", ");
+            let binds = numbered(2, ids.len());
             let sql = format!("select event_id, sequence from quarantine where source = $1 and event_id in ({binds})");
             let ids: Vec<String> = ids.iter().map(|id| id.replace('\0', "")).collect();
             let rows: Vec<(String, Option<String>)> =
@@ -104,8 +104,9 @@ pub(super) async fn insert_quarantined(
 ) -> Result<u64, Error> {
     let sql = "insert into quarantine (id, source, event_id, sequence, reason, detail, received_at, raw) \
                select $1, $2, $3, $4, $5, $6, $7, $8 where not exists (select 1 from quarantine where source = $2 \
-               and (reason = $5 or reason = 'discarded') \
-               and (event_id is not null or sequence is not null) and event_id is not distinct from $3 and sequence is not distinct from $4)";
+               and reason in ($5, $9) \
+               and (event_id is not null or sequence is not null) and event_id is not distinct from $3 \
+               and sequence is not distinct from $4)";
     Ok(execute!(
         conn,
         sql,
@@ -116,7 +117,8 @@ pub(super) async fn insert_quarantined(
         row.reason,
         row.detail.as_str(),
         now,
-        row.raw.as_str()
+        row.raw.as_str(),
+        DISCARDED
     ))
 }
 

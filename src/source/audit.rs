@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::config::{Column, Columns, Config, Follow};
+use super::columns::{Column, Columns};
+use super::config::{Config, Follow};
 use super::holes::Checkpoint;
 use super::mapping::{Mapped, Mapping, Row};
 use super::{Error, Page, ROWS_MAX, Source, Windows, with_adapter};
 use crate::catalogue::Catalogue;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 
 /// Ids that are named; more are only counted.
 const NAMED_MAX: usize = 1_000;
@@ -34,7 +35,7 @@ pub struct Audit {
 pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) -> Result<Audit, Error> {
     let max = match config.follow() {
         Follow::Probe => {
-            let row = journal.source(&config.name).await.map_err(|cause| journal_error(config, cause))?;
+            let row = journal.source(&config.name).await.map_err(|cause| config.journal_error(cause))?;
             let checkpoint = Checkpoint::parse(&config.name, row.and_then(|row| row.checkpoint).as_deref())?;
             checkpoint.max.unwrap_or(i64::MIN)
         }
@@ -52,16 +53,12 @@ pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) ->
         // A gateway that runs beside may have been about to journal them.
         tokio::time::sleep(SECOND_LOOK).await;
         let ids: Vec<&str> = audit.named.iter().map(|(_, id)| id.as_str()).collect();
-        let known = journal.positions(&ids).await.map_err(|cause| journal_error(config, cause))?;
+        let known = journal.positions(&ids).await.map_err(|cause| config.journal_error(cause))?;
         audit.named.retain(|(_, id)| !known.contains_key(id));
         audit.missing -= known.len() as u64;
         audit.journaled += known.len() as u64;
     }
     Ok(audit)
-}
-
-fn journal_error(config: &Config, cause: journal::Error) -> Error {
-    Error::Journal { name: config.name.clone(), cause }
 }
 
 /// The same rows without what makes them large.
@@ -137,7 +134,7 @@ impl Reader<'_> {
                 Mapped::Quarantined(_) => audit.quarantined += 1,
             }
         }
-        let error = |cause| journal_error(self.config, cause);
+        let error = |cause| self.config.journal_error(cause);
         let ids: Vec<&str> = events.iter().map(|seen| seen.id.as_str()).collect();
         let known = self.journal.positions(&ids).await.map_err(error)?;
         // A conflict is kept under its public id.

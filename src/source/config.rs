@@ -6,9 +6,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Error;
+use super::columns::Columns;
 use super::preset::Preset;
 use crate::filter::OWN_SOURCE;
-use crate::journal::redacted;
+use crate::journal::{self, redacted};
 use crate::runtime::parse_duration;
 
 /// The longest pause between two looks.
@@ -106,77 +107,6 @@ impl std::fmt::Debug for Config {
             .field("tables", &self.tables)
             .finish_non_exhaustive()
     }
-}
-
-/// Which columns make an event.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Columns {
-    /// Ascending numbers.
-    pub sequence: Option<String>,
-    pub id: Option<Column>,
-    pub r#type: Option<Column>,
-    pub aggregate_type: Option<Column>,
-    pub aggregate_id: Option<Column>,
-    pub aggregate_version: Option<Column>,
-    pub occurred_at: Option<Column>,
-    pub data: Option<Column>,
-    pub metadata: Option<Column>,
-    /// Only rows where this is true leave the service.
-    pub outbox: Option<Column>,
-    /// For `follow = "flag"`: set once the row was taken.
-    pub flag: Option<String>,
-}
-
-impl Columns {
-    /// These, and what they don't say from others.
-    pub(super) fn or(self, other: Self) -> Self {
-        Self {
-            sequence: self.sequence.or(other.sequence),
-            id: self.id.or(other.id),
-            r#type: self.r#type.or(other.r#type),
-            aggregate_type: self.aggregate_type.or(other.aggregate_type),
-            aggregate_id: self.aggregate_id.or(other.aggregate_id),
-            aggregate_version: self.aggregate_version.or(other.aggregate_version),
-            occurred_at: self.occurred_at.or(other.occurred_at),
-            data: self.data.or(other.data),
-            metadata: self.metadata.or(other.metadata),
-            outbox: self.outbox.or(other.outbox),
-            flag: self.flag.or(other.flag),
-        }
-    }
-
-    /// Checks that an event can be made.
-    ///
-    /// # Errors
-    /// The key that is missing.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let needed = [
-            (&self.id, "id"),
-            (&self.r#type, "type"),
-            (&self.aggregate_type, "aggregate_type"),
-            (&self.aggregate_id, "aggregate_id"),
-            (&self.occurred_at, "occurred_at"),
-            (&self.data, "data"),
-        ];
-        match needed.into_iter().find(|(column, _)| column.is_none()) {
-            Some((_, key)) => Err(format!("`columns.{key}` is missing: name the column, or a `preset`")),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A column's name, the same text for every row, or an SQL expression.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(
-    untagged,
-    deny_unknown_fields,
-    expecting = "expected a column name, { value = \"…\" } for a constant, or { sql = \"…\" } for an expression"
-)]
-pub enum Column {
-    Name(String),
-    Constant { value: String },
-    Sql { sql: String },
 }
 
 /// How new rows are found.
@@ -280,8 +210,9 @@ impl Config {
         }
         if self.push {
             // A filter that nobody applies would let everything through.
-            let nothing = Self { push: true, sweep: self.sweep, poll: self.poll, ..Self::bare(name, "") };
-            let is_bare = format!("{:?}", self.said()) == format!("{:?}", nothing.said());
+            let Self { url, preset, tables, follow, condition, time_zone, columns, .. } = self;
+            let said = (url.as_str(), preset, tables.as_slice(), follow, condition, time_zone, columns);
+            let is_bare = said == ("", &None, [].as_slice(), &None, &None, &None, &Columns::default());
             let problem =
                 "`push = true` takes nothing but a `name`: events are handed in, and only the catalogue withholds";
             return if is_bare { Ok(()) } else { Err(self.error(problem)) };
@@ -295,12 +226,6 @@ impl Config {
         self.columns.check().map_err(|problem| self.error(problem))?;
         self.check_follow()?;
         self.zone().map(|_| ())
-    }
-
-    /// What only a table has.
-    fn said(&self) -> impl std::fmt::Debug {
-        let Self { url, preset, tables, follow, condition, time_zone, columns, .. } = self;
-        (url, preset, tables, follow, condition, time_zone, columns)
     }
 
     /// What it is, in one word.
@@ -355,6 +280,10 @@ impl Config {
         zone.parse().map(Some).map_err(|_| self.error(problem()))
     }
 
+    pub(super) fn journal_error(&self, cause: journal::Error) -> Error {
+        Error::Journal { name: self.name.clone(), cause }
+    }
+
     pub(super) fn error(&self, problem: impl Into<String>) -> Error {
         Error::Config { name: self.name.clone(), problem: problem.into() }
     }
@@ -377,6 +306,7 @@ pub fn check_names(sources: &[Config]) -> Result<(), String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::source::Column;
 
     /// A cart table, as in the documentation.
     pub(crate) fn cart(url: &str) -> Config {

@@ -3,7 +3,8 @@
 use chrono_tz::Tz;
 use serde_json::value::RawValue;
 
-use super::config::{Column, Config};
+use super::columns::Column;
+use super::config::Config;
 use super::{Error, time};
 use crate::catalogue::Catalogue;
 use crate::event::{DATA_BYTES_MAX, Event, Micros, NAME_BYTES_MAX, public_id};
@@ -90,9 +91,9 @@ pub(super) enum Mapped {
 
 /// Why a row is no event.
 #[derive(Debug, PartialEq, Eq)]
-struct Fault {
+pub(super) struct Fault {
     reason: &'static str,
-    detail: String,
+    pub(super) detail: String,
 }
 
 fn fault(reason: &'static str, detail: impl Into<String>) -> Fault {
@@ -210,9 +211,9 @@ impl Mapping {
         }
         let own_id = self.name(row, ID, "missing-id")?;
         let metadata = self.text(row, METADATA)?.filter(|text| !text.is_empty());
-        metadata.map_or(Ok(()), |text| json(text, METADATA))?;
+        metadata.map_or(Ok(()), |text| check_json(text, KEYS[METADATA]))?;
         let data = self.text(row, DATA)?.unwrap_or("null");
-        json(data, DATA)?;
+        check_json(data, KEYS[DATA])?;
         Ok(Some(Event {
             id: public_id(&self.source, &own_id),
             source: self.source.clone(),
@@ -281,19 +282,10 @@ impl Mapping {
 }
 
 /// Checks a JSON text without building a tree. Lone surrogates pass: they are the source's business.
-fn json(text: &str, field: Field) -> Result<(), Fault> {
-    checked_json(text, KEYS[field])
-}
-
-/// Checks a JSON text that an event is to carry.
 ///
 /// # Errors
-/// What is wrong with it.
-pub(super) fn check_json(text: &str, key: &str) -> Result<(), String> {
-    checked_json(text, key).map_err(|fault| fault.detail)
-}
-
-fn checked_json(text: &str, key: &str) -> Result<(), Fault> {
+/// What is wrong with it; `key` is what it is called.
+pub(super) fn check_json(text: &str, key: &str) -> Result<(), Fault> {
     if text.len() > DATA_BYTES_MAX {
         return Err(fault(
             "too-large",
@@ -413,10 +405,10 @@ mod tests {
     #[test]
     fn json_may_nest_128_levels_and_hold_lone_surrogates() {
         let nested = |levels: usize| ["[".repeat(levels), "]".repeat(levels)].concat();
-        assert_eq!(json(&nested(128), DATA), Ok(()));
-        assert_eq!(json(&nested(129), DATA).map_err(|fault| fault.reason), Err("too-deep"));
-        assert_eq!(json(&nested(5_000_000), DATA).map_err(|fault| fault.reason), Err("too-deep"));
-        assert_eq!(json(r#"["\ud800", "\\", "]\"[["]"#, DATA), Ok(()));
+        assert_eq!(check_json(&nested(128), "data"), Ok(()));
+        assert_eq!(check_json(&nested(129), "data").map_err(|fault| fault.reason), Err("too-deep"));
+        assert_eq!(check_json(&nested(5_000_000), "data").map_err(|fault| fault.reason), Err("too-deep"));
+        assert_eq!(check_json(r#"["\ud800", "\\", "]\"[["]"#, "data"), Ok(()));
     }
 
     #[test]

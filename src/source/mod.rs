@@ -6,6 +6,7 @@
 
 mod audit;
 mod check;
+mod columns;
 mod config;
 mod holes;
 mod init;
@@ -25,10 +26,11 @@ mod window;
 use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
 use crate::runtime::{Clock, Tasks};
-use futures_util::future::BoxFuture;
 use holes::Horizon;
 use mapping::{Mapping, Row};
 use probe::Probe;
@@ -36,7 +38,8 @@ use window::WindowPump;
 
 pub use audit::{Audit, audit};
 pub use check::{Report, check};
-pub use config::{Column, Columns, Config, Engine, Follow, Poll, check_names};
+pub use columns::{Column, Columns};
+pub use config::{Config, Engine, Follow, Poll, check_names};
 pub use init::{Found, discover};
 pub use rest::router;
 pub use status::{State, Status};
@@ -72,6 +75,14 @@ struct Page {
     rows: Vec<Row>,
     /// There may be rows after the last of these; otherwise all that the snapshot shows are here.
     more: bool,
+}
+
+impl Page {
+    /// How many rows to ask for next after so many: fewer where they are large, so that little is sent in vain.
+    fn rows_next(&self, rows_max: usize) -> usize {
+        let is_cut = self.more && self.rows.len() < rows_max;
+        if is_cut { self.rows.len().max(1) } else { (rows_max * 2).min(ROWS_MAX) }
+    }
 }
 
 /// What a sweep looks for. `table` and `sequence` are quoted.

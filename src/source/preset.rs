@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::config::{Columns, Engine};
+use super::columns::Columns;
+use super::config::Engine;
 
 /// What a store's table looks like.
 #[derive(Clone, Debug, Deserialize)]

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::holes::{Checkpoint, Lost, merged};
 use super::mapping::{Mapped, Row};
 use super::pump::{Budget, Pump, Setting, bytes};
-use super::{Config, Error, Page, ROWS_FIRST, ROWS_MAX, Source, Swept, order};
+use super::{Config, Error, Page, ROWS_FIRST, Source, Swept, order};
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
 use crate::runtime::ready;
@@ -173,7 +173,7 @@ impl<S: Source> Probe<S> {
         loop {
             let page = self.source.tail(above, self.rows_max).await?;
             above = page.rows.last().map_or(above, |row| row.sequence);
-            self.resize(&page);
+            self.rows_max = page.rows_next(self.rows_max);
             let keep = self.take(batch, &page);
             if !page.more {
                 return self.source.end().await;
@@ -189,12 +189,6 @@ impl<S: Source> Probe<S> {
             Some(max) => max,
             None => i64::MIN,
         }
-    }
-
-    /// Large rows are asked for in smaller numbers, so that little is sent in vain.
-    fn resize(&mut self, page: &Page) {
-        let is_cut = page.more && page.rows.len() < self.rows_max;
-        self.rows_max = if is_cut { page.rows.len().max(1) } else { (self.rows_max * 2).min(ROWS_MAX) };
     }
 
     /// Maps the rows into the batch. Returns how many of them are events.

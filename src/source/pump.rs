@@ -14,7 +14,7 @@ use super::config::Poll;
 use super::{Config, Error, Status};
 use crate::catalogue::Catalogue;
 use crate::event::Event;
-use crate::journal::{self, Append, Journal, redacted};
+use crate::journal::{Append, Journal, redacted};
 use crate::runtime::{Backoff, Clock};
 
 /// Events of one append, and their bytes: what the journal's writer can do without keeping others waiting.
@@ -48,7 +48,7 @@ pub(super) struct Setting {
 impl Setting {
     /// What the journal keeps of how far the source was read.
     pub(super) async fn checkpoint(&self) -> Result<Option<String>, Error> {
-        let kept = self.journal.source(&self.config.name).await.map_err(|cause| self.journal_error(cause))?;
+        let kept = self.journal.source(&self.config.name).await.map_err(|cause| self.config.journal_error(cause))?;
         Ok(kept.and_then(|row| row.checkpoint))
     }
 
@@ -57,7 +57,7 @@ impl Setting {
         let name = &self.config.name;
         let newest = append.arrivals.iter().map(|arrival| arrival.event.occurred_at.0).max();
         let (quarantined, first) = (append.quarantined.len(), append.quarantined.first().map(|row| row.detail.clone()));
-        let appended = self.journal.append(append).await.map_err(|cause| self.journal_error(cause))?;
+        let appended = self.journal.append(append).await.map_err(|cause| self.config.journal_error(cause))?;
         if let Some(first) = first {
             warn!(source.name = %name, rows = quarantined, "quarantined {quarantined} rows of `{name}`; the first: {first}");
         }
@@ -67,10 +67,6 @@ impl Setting {
         }
         self.status.update(|state| state.last_event_at = newest.or(state.last_event_at));
         Ok(())
-    }
-
-    fn journal_error(&self, cause: journal::Error) -> Error {
-        Error::Journal { name: self.config.name.clone(), cause }
     }
 }
 

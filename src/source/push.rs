@@ -228,7 +228,7 @@ impl Attributes {
             }
         }
         let data = self.data.take().unwrap_or_else(|| "null".to_owned());
-        check_json(&data, "data").map_err(|detail| not_json(&detail))?;
+        check_json(&data, "data").map_err(|fault| not_json(&fault.detail))?;
         let own_id = self.required("id")?.to_owned();
         let id = public_id(source, &own_id);
         if id.len() > NAME_BYTES_MAX {

@@ -116,8 +116,7 @@ impl Retry<'_> {
     }
 
     async fn append(&self, append: Append) -> Result<Appended, Error> {
-        let error = |cause| Error::Journal { name: self.config.name.clone(), cause };
-        self.journal.append(append).await.map_err(error)
+        self.journal.append(append).await.map_err(|cause| self.config.journal_error(cause))
     }
 }
 

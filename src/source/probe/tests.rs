@@ -8,7 +8,7 @@ use crate::runtime::{Clock, Tasks, random_hex};
 use crate::source::config::tests::cart;
 use crate::source::holes::Horizon;
 use crate::source::mapping::{Kind, Mapping};
-use crate::source::{Catalogue, Engine, Journal, Status};
+use crate::source::{Catalogue, Engine, Journal, ROWS_MAX, Status};
 
 /// Rows in memory.
 struct Table {

@@ -7,6 +7,7 @@ mod mysql;
 mod numbered;
 mod postgres;
 mod sqlite;
+mod table;
 mod windowed;
 
 use std::future::Future;
@@ -16,7 +17,6 @@ use std::time::Duration;
 use sqlx::pool::PoolOptions;
 use sqlx::{Database, Pool};
 
-use super::init::{Seen, may_be_sequence};
 use super::mapping::{Field, Kind, Mapping, Origin};
 use super::{Ask, Column, Config, Error, Follow, Page, Swept};
 
@@ -24,6 +24,8 @@ pub(super) use mysql::MySql;
 pub(super) use numbered::Numbered;
 pub(super) use postgres::Postgres;
 pub(super) use sqlite::Sqlite;
+pub(super) use table::tables;
+use table::{Table, find, find_table, quote};
 use windowed::Window;
 pub(super) use windowed::Windowed;
 
@@ -34,8 +36,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 /// A look may go through a large table from end to end.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(31 * 60);
-/// Tables that are looked at by `init`.
-const TABLES_MAX: usize = 2_000;
 /// A page ends once it holds so much; it has one row at least.
 const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -74,7 +74,7 @@ pub(super) trait Engine: Send + Sync + 'static {
     /// For each index that starts with this column, whether it makes that column unique; and sentences on what else
     /// can't be guaranteed.
     fn examine(pool: &Pool<Self::Db>, table: &Table, column: &str) -> impl Future<Output = Examined> + Send;
-    /// Runs a statement on a connection; the body is `read!`.
+    /// Runs a statement on a connection; `reads!` writes it.
     fn read(
         connection: &mut <Self::Db as Database>::Connection,
         statement: &Statement,
@@ -150,40 +150,6 @@ type Examined = Result<(Vec<bool>, Vec<String>), sqlx::Error>;
 /// A text to run. Its binds are numbers; the last is the most rows it may return.
 type Statement = Arc<str>;
 
-/// A table as it is configured.
-#[derive(Clone, Debug)]
-pub(super) struct Table {
-    schema: Option<String>,
-    name: String,
-}
-
-impl Table {
-    fn parse(text: &str) -> Self {
-        match text.split_once('.') {
-            Some((schema, name)) => Self { schema: Some(schema.to_owned()), name: name.to_owned() },
-            None => Self { schema: None, name: text.to_owned() },
-        }
-    }
-
-    fn quoted<E: Engine>(&self) -> String {
-        self.schema_dot::<E>() + &quote::<E>(&self.name)
-    }
-
-    fn schema_dot<E: Engine>(&self) -> String {
-        self.schema.as_deref().map(|schema| quote::<E>(schema) + ".").unwrap_or_default()
-    }
-
-    /// SQL that names this table and its schema.
-    fn fill<E: Engine>(&self, sql: &str) -> String {
-        sql.replace("{table}", &self.quoted::<E>()).replace("{schema}", &self.schema_dot::<E>())
-    }
-}
-
-fn quote<E: Engine>(name: &str) -> String {
-    let quote = E::QUOTE;
-    format!("{quote}{}{quote}", name.replace(quote, &format!("{quote}{quote}")))
-}
-
 /// The parts of a select, quoted.
 pub(super) struct Select {
     /// What is selected: the number, then a cell for each column that is read.
@@ -192,7 +158,7 @@ pub(super) struct Select {
     sequence: String,
 }
 
-/// The body of [`Engine::read`], the same for each, compiled for each.
+/// The body of [`Engine::read`] and [`Engine::read_marked`], the same for each, compiled for each.
 macro_rules! read {
     ($connection:expr, $statement:expr, $first:ident, $fields:expr, $binds:expr, $rows_max:expr) => {{
         use futures_util::TryStreamExt as _;
@@ -221,6 +187,32 @@ macro_rules! read {
     }};
 }
 use read;
+
+/// [`Engine::read`] and [`Engine::read_marked`] for a connection.
+macro_rules! reads {
+    ($connection:ty) => {
+        async fn read(
+            connection: &mut $connection,
+            statement: &$crate::source::sql::Statement,
+            fields: &[$crate::source::mapping::Field],
+            numbers: &[i64],
+        ) -> Result<$crate::source::Page, sqlx::Error> {
+            let rows_max = numbers.last().map_or(1, |rows_max| *rows_max as usize);
+            $crate::source::sql::read!(connection, statement, sequence, fields, numbers, rows_max)
+        }
+
+        async fn read_marked(
+            connection: &mut $connection,
+            statement: &$crate::source::sql::Statement,
+            fields: &[$crate::source::mapping::Field],
+            marks: &[String],
+            rows_max: usize,
+        ) -> Result<$crate::source::Page, sqlx::Error> {
+            $crate::source::sql::read!(connection, statement, mark, fields, marks, rows_max)
+        }
+    };
+}
+use reads;
 
 /// The body of [`Engine::set_flag`] where there are no arrays.
 macro_rules! set_flag {
@@ -299,59 +291,6 @@ async fn within<T>(
     }
 }
 
-/// All tables that can be read, with their columns.
-pub(super) async fn tables<E: Engine>(config: &Config) -> Result<Vec<Seen>, Error> {
-    let pool = answer(&config.name, E::connect(config)).await?;
-    let mut seen = Vec::new();
-    for table in answer(&config.name, E::tables(&pool)).await?.into_iter().take(TABLES_MAX) {
-        let columns = answer(&config.name, E::columns(&pool, &Table::parse(&table))).await?;
-        let columns: Vec<(String, Kind)> =
-            columns.into_iter().map(|(name, r#type)| (name, E::kind(&r#type.to_ascii_lowercase()))).collect();
-        let mut unique = Vec::new();
-        for (column, kind) in &columns {
-            if may_be_sequence(column, *kind) {
-                let parsed = Table::parse(&table);
-                if answer(&config.name, E::examine(&pool, &parsed, column)).await?.0.contains(&true) {
-                    unique.push(column.clone());
-                }
-            }
-        }
-        seen.push(Seen { table, columns, unique });
-    }
-    Ok(seen)
-}
-
-/// The first table that there is, and its columns.
-async fn find_table<E: Engine>(config: &Config, pool: &Pool<E::Db>) -> Result<(Table, Vec<(String, String)>), Error> {
-    for text in &config.tables {
-        // A name may hold a dot, as CAP's tables in MySQL do.
-        for table in [Table::parse(text), Table { schema: None, name: text.clone() }] {
-            let columns = answer(&config.name, E::columns(pool, &table)).await?;
-            if !columns.is_empty() {
-                return Ok((table, columns));
-            }
-        }
-    }
-    Err(Error::NoTable { name: config.name.clone(), table: config.tables.join("`, `") })
-}
-
-/// The column's name and type as the database writes them, the type in lower case.
-fn find(config: &Config, columns: &[(String, String)], column: &str) -> Result<(String, String), Error> {
-    let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
-    let exact = columns.iter().find(|(found, _)| found == column);
-    let near = exact.or_else(|| columns.iter().find(|(found, _)| found.eq_ignore_ascii_case(column)));
-    // Libraries let their users choose how names are written.
-    let alike = || columns.iter().find(|(found, _)| config.preset.is_some() && plain(found) == plain(column));
-    match near.or_else(alike) {
-        Some((found, r#type)) => Ok((found.clone(), r#type.to_ascii_lowercase())),
-        None => {
-            let hint = nearest(column, columns.iter().map(|(name, _)| name.as_str()));
-            let (name, table) = (config.name.clone(), config.table().to_owned());
-            Err(Error::NoColumn { name, table, column: column.to_owned(), hint })
-        }
-    }
-}
-
 /// `, cell` for each column that is read, with and without expressions, and the fields that these are.
 fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, String, Vec<Field>) {
     let (mut list, mut plain_list, mut fields) = (String::new(), String::new(), Vec::new());
@@ -382,44 +321,4 @@ fn broken_by_row(error: &Error) -> Option<String> {
 fn text<E: Engine>(column: &str, kind: Kind) -> String {
     let plus = if kind == Kind::Bits { " + 0" } else { "" };
     format!("cast({}{plus} as {})", quote::<E>(column), E::TEXT)
-}
-
-/// `; did you mean …?`, if one of the known names is near.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = known.map(|known| (distance(name, known), known)).min();
-    let near = near.filter(|(distance, _)| *distance <= 2.max(name.len() / 3));
-    near.map_or_else(String::new, |(_, known)| format!("; did you mean `{known}`?"))
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let changed = diagonal + usize::from(!x.eq_ignore_ascii_case(&y));
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.pop().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_name_is_offered_if_it_is_near() {
-        let columns = ["version", "event_id", "Payload"];
-        assert_eq!(nearest("versoin", columns.into_iter()), "; did you mean `version`?");
-        assert_eq!(nearest("payload", columns.into_iter()), "; did you mean `Payload`?");
-        assert_eq!(nearest("customer", columns.into_iter()), "");
-    }
-
-    #[test]
-    fn identifiers_are_quoted() {
-        assert_eq!(Table::parse("shop.or\"der").quoted::<Postgres>(), "\"shop\".\"or\"\"der\"");
-        assert_eq!(Table::parse("a`b").quoted::<MySql>(), "`a``b`");
-    }
 }

@@ -8,7 +8,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::windowed::Window;
-use super::{Engine, Examined, Field, Select, Statement, Table, pool, read, set_flag};
+use super::{Engine, Examined, Select, Table, pool, reads, set_flag};
 use crate::source::mapping::Kind;
 use crate::source::{Config, Follow, Page, ROWS_MAX};
 
@@ -73,24 +73,7 @@ impl Engine for MySql {
         Ok((unique.into_iter().map(|unique| unique == 1).collect(), warnings.collect()))
     }
 
-    async fn read(
-        connection: &mut MySqlConnection,
-        statement: &Statement,
-        fields: &[Field],
-        numbers: &[i64],
-    ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, sequence, fields, numbers, numbers.last().map_or(1, |rows| *rows as usize))
-    }
-
-    async fn read_marked(
-        connection: &mut MySqlConnection,
-        statement: &Statement,
-        fields: &[Field],
-        marks: &[String],
-        rows_max: usize,
-    ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, mark, fields, marks, rows_max)
-    }
+    reads!(MySqlConnection);
 
     fn check_window(follow: Follow, window: &Window) -> Result<(), String> {
         match (follow, window.time.1) {

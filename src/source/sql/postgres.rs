@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::windowed::Window;
-use super::{Engine, Examined, Field, Select, Statement, Table, pool, read};
+use super::{Engine, Examined, Select, Table, pool, reads};
 use crate::source::mapping::Kind;
 use crate::source::{Ask, Config, Follow, Page, Swept};
 
@@ -77,24 +77,7 @@ impl Engine for Postgres {
         Ok((unique, warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect()))
     }
 
-    async fn read(
-        connection: &mut PgConnection,
-        statement: &Statement,
-        fields: &[Field],
-        numbers: &[i64],
-    ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, sequence, fields, numbers, numbers.last().map_or(1, |rows| *rows as usize))
-    }
-
-    async fn read_marked(
-        connection: &mut PgConnection,
-        statement: &Statement,
-        fields: &[Field],
-        marks: &[String],
-        rows_max: usize,
-    ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, mark, fields, marks, rows_max)
-    }
+    reads!(PgConnection);
 
     async fn examine_window(pool: &PgPool, table: &Table, follow: Follow) -> Result<Vec<String>, sqlx::Error> {
         let is_replica: bool = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(pool).await?;

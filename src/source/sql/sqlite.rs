@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 
 use super::windowed::Window;
-use super::{Engine, Examined, Field, Select, Statement, Table, pool, read, set_flag};
+use super::{Engine, Examined, Select, Table, pool, reads, set_flag};
 use crate::journal;
 use crate::source::mapping::Kind;
 use crate::source::{Config, Follow, Page};
@@ -71,24 +71,7 @@ impl Engine for Sqlite {
         Ok((unique, warnings))
     }
 
-    async fn read(
-        connection: &mut SqliteConnection,
-        statement: &Statement,
-        fields: &[Field],
-        numbers: &[i64],
-    ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, sequence, fields, numbers, numbers.last().map_or(1, |rows| *rows as usize))
-    }
-
-    async fn read_marked(
-        connection: &mut SqliteConnection,
-        statement: &Statement,
-        fields: &[Field],
-        marks: &[String],
-        rows_max: usize,
-    ) -> Result<Page, sqlx::Error> {
-        read!(connection, statement, mark, fields, marks, rows_max)
-    }
+    reads!(SqliteConnection);
 
     async fn examine_window(_: &SqlitePool, _: &Table, _: Follow) -> Result<Vec<String>, sqlx::Error> {
         Ok(Vec::new())

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{Engine, LOOK_TIMEOUT, Opened, answer, broken_by_row, find, quote, text, within};
 use crate::runtime::hex;
 use crate::source::mapping::{Kind, Mapping, Row};
-use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_FIRST, ROWS_MAX, Windows};
+use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_FIRST, Windows};
 
 /// Rows that are flagged by one statement.
 const FLAGS_MAX: usize = 1_000;
@@ -147,7 +147,7 @@ impl<E: Engine> Windowed<E> {
         let Opened { name, pool, .. } = &self.opened;
         // One that is of another kind means the beginning: what is known is dropped.
         let token: E::Token = token.and_then(|token| serde_json::from_str(token).ok()).unwrap_or_default();
-        let (Page { rows, more }, token) = match &self.flag {
+        let (page, token) = match &self.flag {
             Some(Flag { read, .. }) => {
                 let rows_max = self.window.rows_max;
                 let read = format!("{}{}{} limit {rows_max}", read.0, self.window.list, read.1).into();
@@ -157,8 +157,8 @@ impl<E: Engine> Windowed<E> {
             }
             None => within(LOOK_TIMEOUT, name, E::window(pool, &self.window, token)).await?,
         };
-        let is_cut = more && rows.len() < self.window.rows_max;
-        self.window.rows_max = if is_cut { rows.len().max(1) } else { (self.window.rows_max * 2).min(ROWS_MAX) };
+        self.window.rows_max = page.rows_next(self.window.rows_max);
+        let Page { rows, more } = page;
         let token = serde_json::to_string(&token).expect("numbers and texts are JSON");
         Ok(Look { rows, token, more })
     }
