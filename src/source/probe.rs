@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::holes::{Checkpoint, Lost, merged};
 use super::mapping::{Mapped, Row};
 use super::pump::{Budget, Pump, Setting, bytes};
+use super::status::CatchUp;
 use super::{Config, Error, Page, ROWS_FIRST, Source, Swept, order};
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
@@ -19,6 +20,11 @@ use crate::runtime::ready;
 
 /// Holes are given up all day long where transactions are rolled back; one line an hour tells enough.
 const LOST_LOG_EVERY: Duration = Duration::from_secs(3_600);
+/// Numbers behind from which a table is caught up with in many short snapshots: a long one keeps databases from cleaning up.
+const CATCH_UP_MIN: i64 = 100_000;
+const PROGRESS_LOG_EVERY: Duration = Duration::from_secs(10);
+/// Ranges that are looked through by one sweep of ours; the next goes on behind them.
+const RANGES_SWEPT: usize = 1_000;
 /// So many of the missing ranges are shown.
 const HOLES_SHOWN: usize = 100;
 
@@ -54,6 +60,8 @@ pub(super) struct Probe<S> {
     sweep: Option<BoxFuture<'static, Result<Option<Swept>, Error>>>,
     sweep_at: Instant,
     swept: Option<Swept>,
+    /// Where the next sweep of ours goes on, where the database can't tell who wrote a row.
+    sweep_from: i64,
     /// When it is looked whether the numbers went back.
     look_back_at: Instant,
 }
@@ -77,7 +85,8 @@ impl<S: Source> Pump for Probe<S> {
         let lost_logged = (checkpoint.lost, None);
         let (sweep, sweep_at, swept) = (None, Instant::now() + *sweep, None);
         let (rows_max, look_back_at) = (ROWS_FIRST, Instant::now());
-        Ok(Self { setting, source, checkpoint, rows_max, lost_logged, sweep, sweep_at, swept, look_back_at })
+        let sweep_from = i64::MIN;
+        Ok(Self { setting, source, checkpoint, rows_max, lost_logged, sweep, sweep_at, swept, sweep_from, look_back_at })
     }
 
     /// Until the next look; meanwhile a sweep goes on.
@@ -113,6 +122,7 @@ impl<S: Source> Pump for Probe<S> {
         }
         let now = self.setting.clock.now_micros();
         let mut due = self.checkpoint.holes.due(now);
+        due.extend(self.due_by_sweep(now));
         let swept = self.swept.take();
         due.extend(swept.iter().flat_map(|swept| &swept.ranges));
         let due = merged(due);
@@ -138,19 +148,71 @@ impl<S: Source> Pump for Probe<S> {
 }
 
 impl<S: Source> Probe<S> {
+    /// Where the database can't tell what was written lately, all numbers are looked for that were not read.
+    fn due_by_sweep(&mut self, now: i64) -> Vec<(i64, i64)> {
+        if self.checkpoint.swept.is_some() || Instant::now() < self.sweep_at {
+            return Vec::new();
+        }
+        self.sweep_at = Instant::now() + self.setting.config.sweep;
+        let unread = self.checkpoint.holes.unread();
+        let from = unread.partition_point(|(from, _)| *from < self.sweep_from);
+        let due: Vec<_> = unread[from..].iter().copied().take(RANGES_SWEPT).collect();
+        self.sweep_from = unread.get(from + RANGES_SWEPT).map_or(i64::MIN, |(from, _)| *from);
+        self.setting.status.update(|state| state.swept_at = Some(now));
+        due
+    }
+
     /// A table that was truncated, or replaced by an older copy, gives numbers again that were read: then all is read
-    /// again, and what is known by its id is dropped.
+    /// again, and what is known by its id is dropped. One that is far ahead is caught up with.
     async fn look_back(&mut self) -> Result<(), Error> {
         self.look_back_at = Instant::now() + self.setting.config.sweep;
         let newest = self.source.newest(1).await?.rows.first().map(|row| row.sequence);
-        let (Some(max), Some(newest)) = (self.checkpoint.max, newest) else { return Ok(()) };
-        if newest < max {
+        let Some(newest) = newest else { return Ok(()) };
+        if let Some(max) = self.checkpoint.max.filter(|max| newest < *max) {
             let name = &self.setting.config.name;
             warn!(source.name = %name, "the highest number of `{name}` went back from {max} to {newest}: reading from its beginning");
             let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
             self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
         }
-        Ok(())
+        let first = self.source.tail(self.above(), 1).await?.rows.first().map(|row| row.sequence);
+        match first.filter(|first| newest.saturating_sub(*first) >= CATCH_UP_MIN) {
+            Some(first) => self.catch_up(first, newest).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reads page by page, each as it is then, up to the number that was the highest when this began. What is written
+    /// meanwhile below it is missing for now and looked for afterwards.
+    async fn catch_up(&mut self, first: i64, target: i64) -> Result<(), Error> {
+        let name = self.setting.config.name.clone();
+        info!(source.name = %name, "catching up with `{name}`: its numbers go from {first} to {target}");
+        let (mut batch, mut above, mut done) = (Batch::default(), self.above(), 0_u64);
+        let (started, mut logged) = (Instant::now(), Instant::now());
+        loop {
+            let mut page = self.source.tail(above, self.rows_max).await?;
+            self.rows_max = page.rows_next(self.rows_max);
+            page.rows.truncate(page.rows.partition_point(|row| row.sequence <= target));
+            let is_last = !page.more || page.rows.last().is_none_or(|row| row.sequence >= target);
+            above = page.rows.last().map_or(above, |row| row.sequence);
+            let keep = self.take(&mut batch, &page);
+            self.journal(&mut batch, if is_last { 0 } else { keep }).await?;
+            done += page.rows.len() as u64;
+            let progress = CatchUp::new(done, (first, above, target), started.elapsed());
+            let catch_up = (!is_last).then_some(progress);
+            let position = self.checkpoint.max;
+            self.setting.status.update(|state| {
+                state.catch_up = catch_up;
+                state.position = position;
+            });
+            if is_last || logged.elapsed() >= PROGRESS_LOG_EVERY {
+                logged = Instant::now();
+                let CatchUp { total, rate, .. } = progress;
+                info!(source.name = %name, done, total, "`{name}`: read {done} of about {total} rows, {rate:.0} a second");
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     /// Reads page by page and journals all but the latest page, which may still exchange rows with the next.

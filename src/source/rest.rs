@@ -85,6 +85,7 @@ impl Sources {
             })).collect::<Vec<_>>(),
             "holeCount": state.hole_count,
             "sweptAt": state.swept_at.map(|at| Micros(at).to_text()),
+            "catchUp": state.catch_up,
             "journaled": count(|row| row.journaled),
             "withheld": count(|row| row.withheld),
             "duplicates": count(|row| row.duplicates),

@@ -1,6 +1,7 @@
 //! How a source is doing, for those who look.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -33,6 +34,27 @@ pub struct State {
     pub hole_count: usize,
     /// When the last sweep ended.
     pub swept_at: Option<i64>,
+    /// How far a table is read that is far ahead.
+    pub catch_up: Option<CatchUp>,
+}
+
+/// Reading what was there before: rows, and rows a second.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CatchUp {
+    /// Since the gateway started.
+    pub done: u64,
+    /// An estimate: numbers may be missing.
+    pub total: u64,
+    pub rate: f64,
+}
+
+impl CatchUp {
+    /// The rest is as dense as the numbers from the first to the present one, on the way to the last.
+    pub(super) fn new(done: u64, (first, present, last): (i64, i64, i64), elapsed: Duration) -> Self {
+        let span = |to: i64| to.saturating_sub(first).max(1) as f64;
+        let total = done as f64 * (span(last) / span(present)).max(1.0);
+        Self { done, total: total as u64, rate: done as f64 / elapsed.as_secs_f64().max(0.001) }
+    }
 }
 
 impl State {
@@ -59,6 +81,7 @@ impl Status {
             holes: Vec::new(),
             hole_count: 0,
             swept_at: None,
+            catch_up: None,
         })))
     }
 
