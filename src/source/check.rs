@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::config::{Config, Engine, Follow};
+use super::config::{Config, Follow};
 use super::mapping::{Mapped, Mapping, Row};
 use super::{Error, Source, Windows, with_adapter};
 use crate::catalogue::Catalogue;
@@ -72,24 +72,22 @@ async fn in_windows<S: Windows>(config: &Config, catalogue: &Catalogue) -> Resul
 
 /// What is found, in which order, and what is not.
 fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
-    let (sweep, below) = (config.sweep, "rows inserted later below numbers that were never missing or were given up, ");
-    let (found, below) = match (config.follow(), config.engine()) {
-        (Follow::Probe, Some(Engine::Postgres)) if is_swept => (
+    let sweep = config.sweep;
+    let (found, below) = match (config.follow(), is_swept) {
+        (Follow::Probe, true) => (
             format!(
                 "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
                  every {sweep:?} (in tables beyond 200 MB within 24 h)"
             ),
             "",
         ),
-        (Follow::Probe, Some(Engine::Postgres | Engine::MySql)) => (
-            "every committed row exactly once, also where its number becomes visible after higher ones, within 24 h and \
-             10000 missing ranges"
-                .to_owned(),
-            below,
+        (Follow::Probe, false) => (
+            format!(
+                "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
+                 every {sweep:?} (1000 missing ranges each)"
+            ),
+            "",
         ),
-        (Follow::Probe, _) => {
-            ("every committed row with a higher number than any before, exactly once".to_owned(), below)
-        }
         (Follow::Xmin, _) => {
             ("every committed row exactly once, as soon as no older transaction writes any more".to_owned(), "")
         }

@@ -1,5 +1,5 @@
 //! Numbers below the highest that were not visible when it was read: an open transaction's, or nobody's any more.
-//! They are looked for ever more rarely, and after a day only where a sweep says that there is a row. Pure; times are
+//! They are looked for ever more rarely, and after a day only by sweeps. Pure; times are
 //! microseconds.
 
 use serde::{Deserialize, Serialize};

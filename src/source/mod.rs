@@ -152,7 +152,7 @@ trait Source: Sized + Send {
     /// The last rows, newest first.
     fn newest(&mut self, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
     /// Looks for rows in these ranges that were written since the horizon, beside other reads. Nothing where the database
-    /// can't tell.
+    /// can't tell; then all numbers that were not read are looked for.
     fn sweep(
         &self,
         since: Option<Horizon>,

@@ -86,7 +86,18 @@ impl<S: Source> Pump for Probe<S> {
         let (sweep, sweep_at, swept) = (None, Instant::now() + *sweep, None);
         let (rows_max, look_back_at) = (ROWS_FIRST, Instant::now());
         let sweep_from = i64::MIN;
-        Ok(Self { setting, source, checkpoint, rows_max, lost_logged, sweep, sweep_at, swept, sweep_from, look_back_at })
+        Ok(Self {
+            setting,
+            source,
+            checkpoint,
+            rows_max,
+            lost_logged,
+            sweep,
+            sweep_at,
+            swept,
+            sweep_from,
+            look_back_at,
+        })
     }
 
     /// Until the next look; meanwhile a sweep goes on.
