@@ -81,7 +81,7 @@ impl Client {
             format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
         });
         let authorization = basic.or_else(|| config.token.as_ref().map(|token| format!("Bearer {token}")));
-        let authorization = authorization.map(|text| HeaderValue::try_from(text)).transpose();
+        let authorization = authorization.map(HeaderValue::try_from).transpose();
         let mut authorization = authorization.map_err(|_| config.error("`token` holds a control character"))?;
         authorization.iter_mut().for_each(|value| value.set_sensitive(true));
         // These can't fail on a URL with a host.

@@ -305,3 +305,38 @@ fn tag_end(tag: &[u8]) -> Option<usize> {
         false
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_counted_as_the_parser_descends() {
+        for (xml, depth) in [
+            ("<a><b/><c x='>/'><d></d></c></a>", 3),
+            ("<?xml v='<a>'?><!-- <a><a> --><a><![CDATA[<b><b>]]></a>", 1),
+            ("<a", 1),
+            ("<", 1),
+            ("", 0),
+        ] {
+            assert_eq!(nesting(xml.as_bytes()), depth, "{xml}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_order_of_time_keeps_it_and_all_else_is_turned_round() {
+        let order = |times: &[Option<i64>]| {
+            let item = |(n, time): (usize, &Option<i64>)| Item {
+                id: n.to_string(),
+                updated: time.map(Micros),
+                ..Item::default()
+            };
+            let document = Document { links: Vec::new(), entries: times.iter().enumerate().map(item).collect() };
+            document.oldest_first().into_iter().map(|item| item.id).collect::<String>()
+        };
+        assert_eq!(order(&[Some(1), Some(2), Some(2)]), "012");
+        assert_eq!(order(&[Some(3), Some(2), Some(2), Some(1)]), "3210");
+        assert_eq!(order(&[Some(2), Some(3), Some(1)]), "201");
+        assert_eq!(order(&[Some(1), None, Some(2)]), "210");
+    }
+}
