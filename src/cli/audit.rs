@@ -21,15 +21,19 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = super::load(&arguments.config.config)?;
     let only = arguments.source.as_deref();
     if let Some(only) = only.filter(|only| !config.sources.iter().any(|source| source.name == **only && !source.push)) {
-        bail!("there is no source `{only}` with a table in {}", arguments.config.config.display());
+        bail!("there is no source `{only}` with a table or a feed in {}", arguments.config.config.display());
     }
     let place = redacted(&config.journal.url);
     let journal =
         Journal::open_to_read(&config.journal).await.with_context(|| format!("can't open the journal {place}"))?;
     let Some(journal) = journal else { bail!("there is no journal {place} yet") };
     let (catalogue, mut is_whole) = (config.catalogue().map_err(anyhow::Error::msg)?, true);
-    let tables = config.sources.iter().filter(|source| !source.push);
-    for source in tables.filter(|source| only.is_none_or(|only| only == source.name)) {
+    let read = config.sources.iter().filter(|source| !source.push);
+    for source in read.filter(|source| only.is_none_or(|only| only == source.name)) {
+        if source.feed.is_some() {
+            super::print(&format!("{}: a feed, which has nothing to count against\n", source.name));
+            continue;
+        }
         let audit = match source::audit(source, &catalogue, &journal).await {
             Ok(audit) => audit,
             Err(cause) => {

@@ -4,9 +4,8 @@ use std::fmt;
 
 use super::config::{Config, Follow};
 use super::mapping::{Mapped, Mapping, Row};
-use super::{Error, Source, Windows, with_adapter};
+use super::{Error, Source, Windows, feed, with_adapter};
 use crate::catalogue::Catalogue;
-use crate::journal::redacted;
 
 /// Rows that are tried from either end of the table.
 const SAMPLES: usize = 5;
@@ -35,13 +34,16 @@ pub async fn check(config: &Config, catalogue: &Catalogue) -> Result<Report, Err
     if config.push {
         return Ok(Report { place: "takes events at POST /sources/…/events".to_owned(), ..Report::default() });
     }
-    let mut report = with_adapter!(
-        config,
-        Adapter,
-        numbered: by_numbers::<Adapter>(config, catalogue).await,
-        windowed: in_windows::<Adapter>(config, catalogue).await
-    )?;
-    report.place = format!("table `{}` of {}", config.table(), redacted(&config.url));
+    let mut report = match &config.feed {
+        Some(_) => feed::check(config, catalogue).await?,
+        None => with_adapter!(
+            config,
+            Adapter,
+            numbered: by_numbers::<Adapter>(config, catalogue).await,
+            windowed: in_windows::<Adapter>(config, catalogue).await
+        )?,
+    };
+    report.place = config.place();
     report.warnings.extend(config.notes.iter().cloned());
     Ok(report)
 }
@@ -113,7 +115,11 @@ fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
 
 impl Report {
     fn try_row(&mut self, place: String, row: &Row, mapping: &Mapping, catalogue: &Catalogue) {
-        let (count, outcome) = match mapping.map(row, catalogue) {
+        self.add(place, mapping.map(row, catalogue));
+    }
+
+    pub(super) fn add(&mut self, place: String, mapped: Mapped) {
+        let (count, outcome) = match mapped {
             Mapped::Event(event) => {
                 (&mut self.published, format!("published: {} {} {}", event.r#type, event.key(), event.id))
             }

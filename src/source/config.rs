@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use url::Url;
 
 use super::Error;
 use super::columns::Columns;
@@ -43,6 +44,10 @@ pub struct Config {
     pub notes: Vec<String>,
     /// Not a table: events are handed in over HTTP.
     pub push: bool,
+    /// Not a table: the URL of a feed, which may hold a user name and a password.
+    pub feed: Option<String>,
+    /// The bearer token for the feed.
+    pub token: Option<String>,
 }
 
 /// As it stands in the file.
@@ -52,6 +57,8 @@ struct Written {
     name: String,
     #[serde(default)]
     push: bool,
+    feed: Option<String>,
+    token: Option<String>,
     #[serde(default)]
     url: String,
     preset: Option<String>,
@@ -72,10 +79,13 @@ impl TryFrom<Written> for Config {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { name, push, url, preset, table, follow, poll, sweep, condition, time_zone, columns } = written;
+        let Written { name, push, feed, token, url, preset, table, follow, poll, sweep, condition, time_zone, columns } =
+            written;
         let tables = table.into_iter().collect();
         let mut config = Self {
             push,
+            feed,
+            token,
             preset,
             tables,
             follow,
@@ -105,6 +115,7 @@ impl std::fmt::Debug for Config {
             .field("name", &self.name)
             .field("url", &redacted(&self.url))
             .field("tables", &self.tables)
+            .field("feed", &self.feed.as_deref().map(redacted))
             .finish_non_exhaustive()
     }
 }
@@ -176,6 +187,8 @@ impl Config {
             columns: Columns::default(),
             notes: Vec::new(),
             push: false,
+            feed: None,
+            token: None,
         }
     }
 
@@ -208,14 +221,11 @@ impl Config {
         if name == OWN_SOURCE {
             return Err(self.error(format!("`name` = \"{OWN_SOURCE}\" is taken by our own events; choose another")));
         }
-        if self.push {
-            // A filter that nobody applies would let everything through.
-            let Self { url, preset, tables, follow, condition, time_zone, columns, .. } = self;
-            let said = (url.as_str(), preset, tables.as_slice(), follow, condition, time_zone, columns);
-            let is_bare = said == ("", &None, [].as_slice(), &None, &None, &None, &Columns::default());
-            let problem =
-                "`push = true` takes nothing but a `name`: events are handed in, and only the catalogue withholds";
-            return if is_bare { Ok(()) } else { Err(self.error(problem)) };
+        if self.token.is_some() && self.feed.is_none() {
+            return Err(self.error("`token` goes with `feed` alone"));
+        }
+        if !self.has_table() {
+            return self.check_bare();
         }
         if self.engine().is_none() {
             return Err(self.error("`url` must start with postgres://, mysql://, mariadb:// or sqlite://"));
@@ -228,10 +238,54 @@ impl Config {
         self.zone().map(|_| ())
     }
 
+    fn check_bare(&self) -> Result<(), Error> {
+        // A filter that nobody applies would let everything through.
+        let Self { url, preset, tables, follow, condition, time_zone, columns, .. } = self;
+        let said = (url.as_str(), preset, tables.as_slice(), follow, condition, time_zone, columns);
+        let is_bare = said == ("", &None, [].as_slice(), &None, &None, &None, &Columns::default());
+        match (&self.feed, self.push) {
+            (None, _) if is_bare => Ok(()),
+            (None, _) => Err(self.error(
+                "`push = true` takes nothing but a `name`: events are handed in, and only the catalogue withholds",
+            )),
+            (Some(_), false) if is_bare => self.feed_url().map(|_| ()),
+            (Some(_), _) => Err(self.error(
+                "`feed` takes nothing but `token` and `poll` beside it: entries map themselves, and only the catalogue \
+                 withholds",
+            )),
+        }
+    }
+
+    /// The feed's URL as it is configured, with its password.
+    pub(super) fn feed_url(&self) -> Result<Url, Error> {
+        let url = self.feed.as_deref().and_then(|feed| Url::parse(feed).ok());
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        // Not the text itself: it may hold a password.
+        let url = url.ok_or_else(|| self.error("`feed` must be an https:// or http:// URL"))?;
+        if self.token.is_some() && (!url.username().is_empty() || url.password().is_some()) {
+            return Err(self.error("`token` and a user name in `feed` exclude each other"));
+        }
+        Ok(url)
+    }
+
+    /// Whether a database is read.
+    pub fn has_table(&self) -> bool {
+        !self.push && self.feed.is_none()
+    }
+
+    /// What is read, without secrets.
+    pub fn place(&self) -> String {
+        match &self.feed {
+            Some(feed) => format!("feed {}", redacted(feed)),
+            None => format!("table `{}` of {}", self.table(), redacted(&self.url)),
+        }
+    }
+
     /// What it is, in one word.
     pub fn kind(&self) -> &'static str {
         match self.engine() {
             _ if self.push => "push",
+            _ if self.feed.is_some() => "feed",
             Some(Engine::Postgres) => "postgres",
             Some(Engine::MySql) => "mysql",
             Some(Engine::Sqlite) => "sqlite",

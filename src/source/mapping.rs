@@ -13,7 +13,7 @@ use crate::journal::Quarantined;
 /// Deeper JSON exhausts the stack of many a parser.
 const NESTING_MAX: usize = 128;
 /// What is kept of a row that can't be mapped: enough to see what is wrong.
-const RAW_BYTES_MAX: usize = 64 * 1024;
+pub(super) const RAW_BYTES_MAX: usize = 64 * 1024;
 /// What is kept of one cell of it, so that a large one does not push out the others.
 const RAW_CELL_BYTES_MAX: usize = 24 * 1024;
 
@@ -92,11 +92,11 @@ pub(super) enum Mapped {
 /// Why a row is no event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    reason: &'static str,
+    pub(super) reason: &'static str,
     pub(super) detail: String,
 }
 
-fn fault(reason: &'static str, detail: impl Into<String>) -> Fault {
+pub(super) fn fault(reason: &'static str, detail: impl Into<String>) -> Fault {
     Fault { reason, detail: detail.into() }
 }
 
@@ -318,7 +318,7 @@ fn nesting(text: &str) -> usize {
     deepest
 }
 
-fn cut(text: &str, bytes_max: usize) -> &str {
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 

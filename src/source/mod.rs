@@ -1,4 +1,4 @@
-//! Where events come from: tables of other people's databases. They are only read, with the least rights.
+//! Where events come from: tables of other people's databases, and feeds. They are only read, with the least rights.
 //!
 //! An adapter (`sql`) reads rows, `mapping` makes events of them, the one loop (`pump`) journals these in order and
 //! remembers in `holes` which numbers are still missing. Nothing here waits at a hole: what is visible is journaled,
@@ -8,6 +8,7 @@ mod audit;
 mod check;
 mod columns;
 mod config;
+mod feed;
 mod holes;
 mod init;
 mod mapping;
@@ -25,12 +26,14 @@ mod window;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
 use crate::runtime::{Clock, Tasks};
+use feed::FeedPump;
 use holes::Horizon;
 use mapping::{Mapping, Row};
 use probe::Probe;
@@ -63,6 +66,11 @@ pub enum Error {
     Timeout { name: String, seconds: u64 },
     #[error("source `{name}`: {cause}")]
     Database { name: String, cause: sqlx::Error },
+    /// A feed can't be read; the text says why and what to do.
+    #[error("source `{name}`: {problem}")]
+    Feed { name: String, problem: String },
+    #[error("source `{name}`: the feed answers {status} and asks us to stay away for {}s", wait.as_secs())]
+    Busy { name: String, status: u16, wait: Duration },
     #[error("source `{name}`: its checkpoint in the journal can't be read: {cause}")]
     Checkpoint { name: String, cause: serde_json::Error },
     #[error("source `{name}` can't be journaled: {cause}")]
@@ -205,6 +213,9 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
     let setting = pump::Setting { config, journal, catalogue, status, clock: Clock::system() };
     tasks.spawn(&task, async move {
+        if setting.config.feed.is_some() {
+            return pump::run::<FeedPump>(setting, stop).await;
+        }
         with_adapter!(
             setting.config,
             Adapter,

@@ -14,21 +14,22 @@ use super::config::Poll;
 use super::{Config, Error, Status};
 use crate::catalogue::Catalogue;
 use crate::event::Event;
-use crate::journal::{Append, Journal, redacted};
+use crate::journal::{Append, Appended, Journal};
 use crate::runtime::{Backoff, Clock};
 
 /// Events of one append, and their bytes: what the journal's writer can do without keeping others waiting.
 const APPEND_ROWS_MAX: usize = 1_000;
 const APPEND_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// The adaptive poll: after rows, and at rest.
-const POLL_FIRST: Duration = Duration::from_millis(20);
-const POLL_MAX: Duration = Duration::from_secs(1);
 /// Waits after an error.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// A way to follow a table.
+/// A way to follow a table or a feed.
 pub(super) trait Pump: Sized + Send {
+    /// The adaptive poll: after rows, and at rest.
+    const POLL_FIRST: Duration = Duration::from_millis(20);
+    const POLL_MAX: Duration = Duration::from_secs(1);
+
     fn open(setting: Arc<Setting>) -> impl Future<Output = Result<Self, Error>> + Send;
     /// Journals all that is new. Returns whether there was anything.
     fn poll(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
@@ -53,7 +54,7 @@ impl Setting {
     }
 
     /// Journals a piece and says what is worth saying of it.
-    pub(super) async fn append(&self, append: Append) -> Result<(), Error> {
+    pub(super) async fn append(&self, append: Append) -> Result<Appended, Error> {
         let name = &self.config.name;
         let newest = append.arrivals.iter().map(|arrival| arrival.event.occurred_at.0).max();
         let (quarantined, first) = (append.quarantined.len(), append.quarantined.first().map(|row| row.detail.clone()));
@@ -66,7 +67,7 @@ impl Setting {
             warn!(source.name = %name, changed, conflicts, "`{name}` shows {changed} known ids with other data (dropped) and {conflicts} ids of other events (quarantined)");
         }
         self.status.update(|state| state.last_event_at = newest.or(state.last_event_at));
-        Ok(())
+        Ok(appended)
     }
 }
 
@@ -85,7 +86,10 @@ async fn forever<P: Pump>(setting: Arc<Setting>) {
     let mut trouble: Option<String> = None;
     loop {
         let Err(cause) = follow::<P>(&setting, &mut backoff, &mut trouble).await;
-        let (wait, text) = (backoff.next_wait(), cause.to_string());
+        let (mut wait, text) = (backoff.next_wait(), cause.to_string());
+        if let Error::Busy { wait: asked, .. } = cause {
+            wait = wait.max(asked);
+        }
         if trouble.as_ref() != Some(&text) {
             warn!(source.name = %name, "{text}; will retry in {}s", wait.as_secs());
         }
@@ -104,9 +108,9 @@ async fn follow<P: Pump>(
     backoff: &mut Backoff,
     trouble: &mut Option<String>,
 ) -> Result<std::convert::Infallible, Error> {
-    let Config { name, url, poll, .. } = &setting.config;
+    let Config { name, poll, .. } = &setting.config;
     let mut pump = P::open(Arc::clone(setting)).await?;
-    let (mut is_first, mut idle) = (true, POLL_FIRST);
+    let (mut is_first, mut idle) = (true, P::POLL_FIRST);
     loop {
         let (started, now) = (Instant::now(), setting.clock.now_micros());
         let found_any = pump.poll().await?;
@@ -119,11 +123,11 @@ async fn follow<P: Pump>(
         if trouble.take().is_some() {
             info!(source.name = %name, "source `{name}` is read again");
         } else if is_first {
-            info!(source.name = %name, "reading `{}` of {} as source `{name}`", setting.config.table(), redacted(url));
+            info!(source.name = %name, "reading {} as source `{name}`", setting.config.place());
         }
         is_first = false;
-        let wait = if found_any { POLL_FIRST } else { idle };
-        idle = (wait * 2).min(POLL_MAX);
+        let wait = if found_any { P::POLL_FIRST } else { idle };
+        idle = (wait * 2).min(P::POLL_MAX);
         let until = match poll {
             Poll::Adaptive => Instant::now() + wait,
             Poll::FixedDelay(delay) => Instant::now() + *delay,

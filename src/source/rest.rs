@@ -218,6 +218,10 @@ impl Sources {
         if config.push {
             return Ok(rows.iter().map(|_| Applied::Stays("a push source has no rows to read again".into())).collect());
         }
+        if config.feed.is_some() {
+            let detail = "what a feed showed once can't be read again; Discard drops it";
+            return Ok(rows.iter().map(|_| Applied::Stays(detail.to_owned())).collect());
+        }
         let until = Instant::now() + RETRY_TIME;
         let outcomes = retry(config, &self.catalogue, &self.journal, rows, until).await.map_err(|cause| {
             warn!(source.name = %config.name, "can't retry a quarantined row: {cause}");

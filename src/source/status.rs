@@ -16,7 +16,7 @@ pub struct Status(Arc<Mutex<State>>);
 #[serde(rename_all = "camelCase")]
 pub struct State {
     pub name: String,
-    /// The database, or `push`.
+    /// The database, `push` or `feed`.
     pub kind: &'static str,
     pub follow: Option<Follow>,
     /// The last poll worked.
@@ -61,7 +61,9 @@ impl State {
     /// Seconds since everything visible was journaled; nothing before that happened for the first time, and where nothing
     /// is looked for.
     pub fn lag_seconds(&self, now: i64) -> Option<f64> {
-        self.follow?;
+        if self.kind == "push" {
+            return None;
+        }
         // Precision is lost beyond 285 years.
         self.complete_at.map(|at| (now - at).max(0) as f64 / 1e6)
     }
@@ -72,7 +74,7 @@ impl Status {
         Self(Arc::new(Mutex::new(State {
             name: config.name.clone(),
             kind: config.kind(),
-            follow: (!config.push).then(|| config.follow()),
+            follow: config.has_table().then(|| config.follow()),
             healthy: config.push,
             last_error: None,
             complete_at: None,

@@ -8,6 +8,7 @@
 mod support;
 
 mod feed;
+mod feed_source;
 mod front_door;
 mod graphql;
 mod journal;
