@@ -33,6 +33,8 @@ pub struct Config {
     /// Nothing: by numbers where there are some, else by what the database offers.
     pub follow: Option<Follow>,
     pub poll: Poll,
+    /// A channel of PostgreSQL's that the database notifies when rows are written.
+    pub listen: Option<String>,
     /// How often rows are looked for that were written later below numbers that are read, where the database can tell.
     pub sweep: Duration,
     /// An SQL condition; rows where it does not hold stay inside.
@@ -66,6 +68,7 @@ struct Written {
     follow: Option<Follow>,
     #[serde(default)]
     poll: Poll,
+    listen: Option<String>,
     #[serde(default = "sweep_default", deserialize_with = "duration")]
     sweep: Duration,
     #[serde(rename = "where")]
@@ -79,8 +82,22 @@ impl TryFrom<Written> for Config {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { name, push, feed, token, url, preset, table, follow, poll, sweep, condition, time_zone, columns } =
-            written;
+        let Written {
+            name,
+            push,
+            feed,
+            token,
+            url,
+            preset,
+            table,
+            follow,
+            poll,
+            listen,
+            sweep,
+            condition,
+            time_zone,
+            columns,
+        } = written;
         let tables = table.into_iter().collect();
         let mut config = Self {
             push,
@@ -90,6 +107,7 @@ impl TryFrom<Written> for Config {
             tables,
             follow,
             poll,
+            listen,
             sweep,
             condition,
             time_zone,
@@ -181,6 +199,7 @@ impl Config {
             relation: None,
             follow: None,
             poll: Poll::default(),
+            listen: None,
             sweep: sweep_default(),
             condition: None,
             time_zone: None,
@@ -220,6 +239,9 @@ impl Config {
         }
         if name == OWN_SOURCE {
             return Err(self.error(format!("`name` = \"{OWN_SOURCE}\" is taken by our own events; choose another")));
+        }
+        if self.listen.is_some() && self.engine() != Some(Engine::Postgres) {
+            return Err(self.error("`listen` is for PostgreSQL, which alone notifies; see `poll`"));
         }
         if self.token.is_some() && self.feed.is_none() {
             return Err(self.error("`token` goes with `feed` alone"));

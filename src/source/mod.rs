@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
@@ -140,6 +141,8 @@ trait Windows: Sized + Send + Sync {
     fn taken(&mut self, marks: &[String]) -> impl Future<Output = Result<(), Error>> + Send;
     /// What can't be guaranteed on this table and why, in sentences.
     fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+    /// See [`Source::hints`].
+    fn hints(&self, config: &Config) -> BoxStream<'static, ()>;
 }
 
 /// A way to read a table by its numbers. Nothing is ever written to it.
@@ -169,6 +172,8 @@ trait Source: Sized + Send {
     ) -> BoxFuture<'static, Result<Option<Swept>, Error>>;
     /// What can't be guaranteed on this table and why, in sentences.
     fn warnings(&mut self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+    /// Something may have been written. Never ends; nothing but speed depends on it.
+    fn hints(&self, config: &Config) -> BoxStream<'static, ()>;
 }
 
 /// Runs one of two bodies with the adapter that is for the source, each compiled for each database. A URL that names none

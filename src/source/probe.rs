@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -98,6 +99,10 @@ impl<S: Source> Pump for Probe<S> {
             sweep_from,
             look_back_at,
         })
+    }
+
+    fn hints(&self) -> BoxStream<'static, ()> {
+        self.source.hints(&self.setting.config)
     }
 
     /// Until the next look; meanwhile a sweep goes on.

@@ -6,6 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -35,6 +37,10 @@ pub(super) trait Pump: Sized + Send {
     fn poll(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
     /// Until the next poll, or earlier if there is a reason.
     fn rest(&mut self, until: Instant) -> impl Future<Output = ()> + Send;
+    /// Reasons to look at once, as long as this is open.
+    fn hints(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
 }
 
 /// What a pump is given.
@@ -110,6 +116,7 @@ async fn follow<P: Pump>(
 ) -> Result<std::convert::Infallible, Error> {
     let Config { name, poll, .. } = &setting.config;
     let mut pump = P::open(Arc::clone(setting)).await?;
+    let mut hints = pump.hints();
     let (mut is_first, mut idle) = (true, P::POLL_FIRST);
     loop {
         let (started, now) = (Instant::now(), setting.clock.now_micros());
@@ -133,7 +140,10 @@ async fn follow<P: Pump>(
             Poll::FixedDelay(delay) => Instant::now() + *delay,
             Poll::FixedRate(period) => started + *period,
         };
-        pump.rest(until).await;
+        tokio::select! {
+            () = pump.rest(until) => {}
+            _ = hints.next() => {}
+        }
     }
 }
 

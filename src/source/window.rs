@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
@@ -88,6 +89,10 @@ impl<S: Windows> Pump for WindowPump<S> {
                 return Ok(found_any);
             }
         }
+    }
+
+    fn hints(&self) -> BoxStream<'static, ()> {
+        self.source.hints(&self.setting.config)
     }
 
     async fn rest(&mut self, until: Instant) {

@@ -376,6 +376,25 @@ async fn a_transaction_of_another_table_holds_up_nothing_on_postgres() {
 }
 
 #[tokio::test]
+async fn a_notification_wakes_a_source_that_polls_rarely() {
+    let database = Database::create(Engine::Postgres).await;
+    let mut a = PgConnection::connect(&database.url).await.unwrap();
+    run!(a, table(Engine::Postgres), insert("1", "x", 1));
+    let more = "poll = { fixed_delay = \"1h\" }\nlisten = \"cart_events\"";
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, more)).await;
+    until(&gateway, &["1"]).await;
+    let listens = "select count(*) from pg_stat_activity where query ilike 'listen%' and datname = current_database()";
+    wait_for("a listener", || async {
+        let mut b = PgConnection::connect(&database.url).await.unwrap();
+        let count: i64 = sqlx::query_scalar(listens).fetch_one(&mut b).await.unwrap();
+        (count > 0).then_some(())
+    })
+    .await;
+    run!(a, "begin", insert("2", "x", 2), "notify cart_events", "commit");
+    until(&gateway, &["1", "2"]).await;
+}
+
+#[tokio::test]
 async fn rows_filled_in_below_the_first_are_swept_up_on_postgres() {
     let database = Database::create(Engine::Postgres).await;
     let (mut a, mut b) =

@@ -58,6 +58,10 @@ impl Source for Table {
         Box::pin(std::future::ready(Ok(None)))
     }
 
+    fn hints(&self, _: &Config) -> BoxStream<'static, ()> {
+        Box::pin(futures_util::stream::pending())
+    }
+
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
     }

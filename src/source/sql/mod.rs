@@ -14,6 +14,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use sqlx::pool::PoolOptions;
 use sqlx::{Database, Pool};
 
@@ -29,8 +31,10 @@ use table::{Table, find, find_table, quote};
 use windowed::Window;
 pub(super) use windowed::Windowed;
 
-/// One to read, one to replace it while it is being given up, one to sweep.
-const CONNECTIONS_MAX: u32 = 3;
+/// One to read, one to replace it while it is being given up, one to sweep, one to be told that something was written.
+const CONNECTIONS_MAX: u32 = 4;
+/// After a failure to listen.
+const LISTEN_RETRY: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// We give up an answer after this time, as a cut network says nothing; servers are told to after 60 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -128,6 +132,10 @@ pub(super) trait Engine: Send + Sync + 'static {
         _ask: Ask,
     ) -> impl Future<Output = Result<Option<Swept>, sqlx::Error>> + Send + 'static {
         std::future::ready(Ok(None))
+    }
+    /// See [`crate::source::Source::hints`].
+    fn hints(_pool: Pool<Self::Db>, _config: &Config) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
     }
     fn kind(r#type: &str) -> Kind;
     /// The n-th bind, from 1.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use sqlx::Transaction;
 
 use super::{
@@ -111,6 +112,10 @@ impl<E: Engine> Source for Numbered<E> {
         let (name, pool) = (self.opened.name.clone(), self.opened.pool.clone());
         let ask = Ask { table, sequence, since, ranges, now };
         async move { within(LOOK_TIMEOUT, &name, E::sweep(pool, ask)).await }.boxed()
+    }
+
+    fn hints(&self, config: &Config) -> BoxStream<'static, ()> {
+        E::hints(self.opened.pool.clone(), config)
     }
 
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {

@@ -4,11 +4,15 @@ mod writer;
 
 use std::str::FromStr;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool};
 use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::time::sleep;
+use tracing::warn;
 
 use super::windowed::Window;
-use super::{Engine, Examined, Select, Table, pool, reads};
+use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, reads};
 use crate::source::mapping::Kind;
 use crate::source::{Ask, Config, Follow, Page, Swept};
 
@@ -143,6 +147,25 @@ impl Engine for Postgres {
         writer::sweep(pool, ask).await
     }
 
+    fn hints(pool: PgPool, config: &Config) -> BoxStream<'static, ()> {
+        let Some(channel) = config.listen.clone() else { return stream::pending().boxed() };
+        let name = config.name.clone();
+        let listen = move |listener: Option<PgListener>| {
+            let (pool, channel, name) = (pool.clone(), channel.clone(), name.clone());
+            async move {
+                match notified(&pool, &channel, listener).await {
+                    Ok(listener) => Some(((), Some(listener))),
+                    Err(cause) => {
+                        warn!(source.name = %name, "can't listen on `{channel}`, will try again in {LISTEN_RETRY:?}: {cause}");
+                        sleep(LISTEN_RETRY).await;
+                        Some(((), None))
+                    }
+                }
+            }
+        };
+        stream::unfold(None, listen).boxed()
+    }
+
     fn kind(r#type: &str) -> Kind {
         match r#type {
             "int2" | "int4" | "int8" => Kind::Integer,
@@ -168,4 +191,15 @@ impl Engine for Postgres {
              order by {sequence} limit {limit}) as found order by 1 limit {limit}"
         )
     }
+}
+
+/// Waits for a notification; the first look after a connection counts as one.
+async fn notified(pool: &PgPool, channel: &str, listener: Option<PgListener>) -> Result<PgListener, sqlx::Error> {
+    let Some(mut listener) = listener else {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(channel).await?;
+        return Ok(listener);
+    };
+    listener.recv().await?;
+    Ok(listener)
 }

@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
+use tokio::time::sleep;
 
 use super::windowed::Window;
-use super::{Engine, Examined, Select, Table, pool, reads, set_flag};
+use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, reads, set_flag};
 use crate::journal;
 use crate::source::mapping::Kind;
-use crate::source::{Config, Follow, Page};
+use crate::source::{Config, Follow, Page, Poll};
 
 /// How long a read waits for a writer's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is asked whether the file was written.
+const WRITTEN_EVERY: Duration = Duration::from_millis(20);
 
 pub(in crate::source) struct Sqlite;
 
@@ -36,6 +42,18 @@ impl Engine for Sqlite {
             .read_only(config.follow() != Follow::Flag)
             .busy_timeout(BUSY_TIMEOUT);
         pool().connect_with(options).await
+    }
+
+    /// Asking whether the file was written is much cheaper than a poll. Whoever chose when to poll is not disturbed.
+    fn hints(pool: SqlitePool, config: &Config) -> BoxStream<'static, ()> {
+        if config.poll != Poll::Adaptive {
+            return stream::pending().boxed();
+        }
+        stream::unfold(None, move |seen| {
+            let pool = pool.clone();
+            async move { Some(((), written(&pool, seen).await)) }
+        })
+        .boxed()
     }
 
     async fn tables(pool: &SqlitePool) -> Result<Vec<String>, sqlx::Error> {
@@ -118,4 +136,27 @@ impl Engine for Sqlite {
              where {sequence} between postern_from and postern_to and {usable} order by 1 limit ?"
         )
     }
+}
+
+/// A connection, and the version of the file that it saw last: versions of different connections can't be compared.
+type Seen = (PoolConnection<sqlx::Sqlite>, i64);
+
+/// Waits until another connection has written. Without a connection, makes one.
+async fn written(pool: &SqlitePool, seen: Option<Seen>) -> Option<Seen> {
+    let is_first = seen.is_none();
+    let (mut connection, before) = match seen {
+        Some((connection, before)) => (Some(connection), before),
+        None => (pool.acquire().await.ok(), 0),
+    };
+    while let Some(open) = &mut connection {
+        let version: Result<i64, _> = sqlx::query_scalar("pragma data_version").fetch_one(&mut **open).await;
+        match (version, connection.take()) {
+            (Ok(now), Some(open)) if is_first || now != before => return Some((open, now)),
+            (Ok(_), open) => connection = open,
+            (Err(_), _) => break,
+        }
+        sleep(WRITTEN_EVERY).await;
+    }
+    sleep(LISTEN_RETRY).await;
+    None
 }

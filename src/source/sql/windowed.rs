@@ -1,6 +1,7 @@
 //! A table read in windows: `xmin`, `overlap` and `flag`. What a window is, and how far it was read, is the engine's to
 //! say; a row that is flagged once it was taken needs no memory at all.
 
+use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -134,6 +135,10 @@ impl<E: Engine> Windows for Windowed<E> {
             return Err(Error::Config { name: name.clone(), problem: problem.to_owned() });
         }
         Ok(())
+    }
+
+    fn hints(&self, config: &Config) -> BoxStream<'static, ()> {
+        E::hints(self.opened.pool.clone(), config)
     }
 
     async fn warnings(&mut self) -> Result<Vec<String>, Error> {
