@@ -2,6 +2,7 @@
 //! and looked for again.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,26 +114,49 @@ impl<S: Source> Pump for Probe<S> {
         }
         tokio::select! {
             () = sleep_until(until) => {}
-            result = ready(&mut self.sweep) => {
-                self.sweep_at = Instant::now() + self.setting.config.sweep;
-                match result {
-                    Ok(swept) => {
-                        self.swept = swept;
-                        let now = self.setting.clock.now_micros();
-                        self.setting.status.update(|state| state.swept_at = Some(now));
-                    }
-                    Err(cause) => {
-                        let name = &self.setting.config.name;
-                        warn!(source.name = %name, "can't sweep, will try again in {:?}: {cause}", self.setting.config.sweep);
-                    }
+            result = ready(&mut self.sweep) => self.end_sweep(result),
+        }
+    }
+
+    /// A sweep goes on meanwhile: it may hold a lock on the table that a writer waits for, and we wait behind that one.
+    async fn poll(&mut self) -> Result<bool, Error> {
+        let (mut sweep, mut ended) = (self.sweep.take(), None);
+        let polled = {
+            let mut polling = pin!(self.look());
+            loop {
+                tokio::select! {
+                    polled = &mut polling => break polled,
+                    result = ready(&mut sweep) => ended = Some(result),
                 }
+            }
+        };
+        self.sweep = sweep;
+        if let Some(result) = ended {
+            self.end_sweep(result);
+        }
+        polled
+    }
+}
+
+impl<S: Source> Probe<S> {
+    fn end_sweep(&mut self, result: Result<Option<Swept>, Error>) {
+        self.sweep_at = Instant::now() + self.setting.config.sweep;
+        match result {
+            Ok(swept) => {
+                self.swept = swept;
+                let now = self.setting.clock.now_micros();
+                self.setting.status.update(|state| state.swept_at = Some(now));
+            }
+            Err(cause) => {
+                let Config { name, sweep, .. } = &self.setting.config;
+                warn!(source.name = %name, "can't sweep, will try again in {sweep:?}: {cause}");
             }
         }
     }
 
     /// One complete look at the table: everything above the maximum and in the holes that are due, as one snapshot
     /// shows it. Returns whether there was anything.
-    async fn poll(&mut self) -> Result<bool, Error> {
+    async fn look(&mut self) -> Result<bool, Error> {
         if Instant::now() >= self.look_back_at {
             self.look_back().await?;
         }
@@ -161,9 +185,7 @@ impl<S: Source> Pump for Probe<S> {
         self.finish(now);
         Ok(batch.highest.is_some())
     }
-}
 
-impl<S: Source> Probe<S> {
     /// Where the database can't tell what was written lately, all numbers are looked for that were not read.
     fn due_by_sweep(&mut self, now: i64) -> Vec<(i64, i64)> {
         if self.checkpoint.swept.is_some() || Instant::now() < self.sweep_at {

@@ -395,6 +395,23 @@ async fn a_notification_wakes_a_source_that_polls_rarely() {
 }
 
 #[tokio::test]
+async fn a_sweep_and_a_poll_do_not_wait_for_one_another_around_a_lock_on_the_table() {
+    let database = Database::create(Engine::Postgres).await;
+    let mut a = PgConnection::connect(&database.url).await.unwrap();
+    run!(a, table(Engine::Postgres), insert("1", "x", 1));
+    let more = "poll = { fixed_delay = \"1ms\" }\nsweep = \"1ms\"";
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, more)).await;
+    until(&gateway, &["1"]).await;
+    // Well below the 60 s after which the server ends a statement of ours.
+    run!(a, "set lock_timeout = '20s'");
+    for _ in 0..300 {
+        run!(a, "truncate table tb_cart_event");
+    }
+    run!(a, insert("2", "x", 2));
+    until(&gateway, &["1", "2"]).await;
+}
+
+#[tokio::test]
 async fn rows_filled_in_below_the_first_are_swept_up_on_postgres() {
     let database = Database::create(Engine::Postgres).await;
     let (mut a, mut b) =
