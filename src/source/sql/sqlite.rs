@@ -16,8 +16,8 @@ use crate::source::{Config, Follow, Page, Poll};
 
 /// How long a read waits for a writer's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is asked whether the file was written.
-const WRITTEN_EVERY: Duration = Duration::from_millis(20);
+/// How often it is asked whether the file was written: about a quarter of a percent of a core.
+const WRITTEN_EVERY: Duration = Duration::from_millis(200);
 
 pub(in crate::source) struct Sqlite;
 
