@@ -75,29 +75,20 @@ async fn in_windows<S: Windows>(config: &Config, catalogue: &Catalogue) -> Resul
 /// What is found, in which order, and what is not.
 fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
     let sweep = config.sweep;
-    let (found, below) = match (config.follow(), is_swept) {
-        (Follow::Probe, true) => (
-            format!(
-                "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
-                 every {sweep:?} (in tables beyond 200 MB within 24 h)"
-            ),
-            "",
-        ),
-        (Follow::Probe, false) => (
-            format!(
-                "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep \
-                 every {sweep:?} (1000 missing ranges each)"
-            ),
-            "",
-        ),
-        (Follow::Xmin, _) => {
+    let (found, below) = match config.follow() {
+        Follow::Probe => {
+            let bound = if is_swept { "in tables beyond 200 MB within 24 h" } else { "1000 missing ranges each" };
+            let text = "every committed row exactly once, whatever its number: soon, or below numbers that are read by a sweep";
+            (format!("{text} every {sweep:?} ({bound})"), "")
+        }
+        Follow::Xmin => {
             ("every committed row exactly once, as soon as no older transaction writes any more".to_owned(), "")
         }
-        (Follow::Overlap, _) => (
+        Follow::Overlap => (
             "every committed row exactly once whose time is not before the oldest open transaction".to_owned(),
             "rows that are dated back, ",
         ),
-        (Follow::Flag, _) => ("every committed row exactly once; its flag is set once it is journaled".to_owned(), ""),
+        Follow::Flag => ("every committed row exactly once; its flag is set once it is journaled".to_owned(), ""),
     };
     let order = match (&config.columns.aggregate_version, &config.columns.sequence) {
         (Some(_), _) => "as discovered; within one look at the table, each aggregate by its version",

@@ -245,13 +245,7 @@ impl Mapping {
             Some(uuid) => uuid,
             None => self.text(row, field)?.unwrap_or_default().to_owned(),
         };
-        let key = KEYS[field];
-        match text.len() {
-            0 => Err(fault(missing, format!("{key} is empty"))),
-            1..=NAME_BYTES_MAX if text.contains('\0') => Err(fault("bad-text", format!("{key} holds a NUL character"))),
-            1..=NAME_BYTES_MAX => Ok(text),
-            bytes => Err(fault("too-long", format!("{key} has {bytes} bytes; at most {NAME_BYTES_MAX} can be used"))),
-        }
+        check_name(&text, KEYS[field], missing).map(|()| text)
     }
 
     fn version(&self, row: &Row) -> Result<Option<i64>, Fault> {
@@ -278,6 +272,19 @@ impl Mapping {
             }
         }
         cut(&serde_json::Value::Object(object).to_string(), RAW_BYTES_MAX).to_owned()
+    }
+}
+
+/// Checks a text that names something.
+///
+/// # Errors
+/// What is wrong with it; `missing` is the reason if it is empty, `key` what it is called.
+pub(super) fn check_name(text: &str, key: &str, missing: &'static str) -> Result<(), Fault> {
+    match text.len() {
+        0 => Err(fault(missing, format!("{key} is empty"))),
+        1..=NAME_BYTES_MAX if text.contains('\0') => Err(fault("bad-text", format!("{key} holds a NUL character"))),
+        1..=NAME_BYTES_MAX => Ok(()),
+        bytes => Err(fault("too-long", format!("{key} has {bytes} bytes; at most {NAME_BYTES_MAX} can be used"))),
     }
 }
 

@@ -212,6 +212,9 @@ impl<S: Source> Probe<S> {
             let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
             self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
         }
+        if self.checkpoint.max.is_some_and(|max| newest.saturating_sub(max) < CATCH_UP_MIN) {
+            return Ok(());
+        }
         let first = self.source.tail(self.above(), 1).await?.rows.first().map(|row| row.sequence);
         match first.filter(|first| newest.saturating_sub(*first) >= CATCH_UP_MIN) {
             Some(first) => self.catch_up(first, newest).await,
@@ -236,10 +239,9 @@ impl<S: Source> Probe<S> {
             self.journal(&mut batch, if is_last { 0 } else { keep }).await?;
             done += page.rows.len() as u64;
             let progress = CatchUp::new(done, (first, above, target), started.elapsed());
-            let catch_up = (!is_last).then_some(progress);
             let position = self.checkpoint.max;
             self.setting.status.update(|state| {
-                state.catch_up = catch_up;
+                state.catch_up = Some(progress);
                 state.position = position;
             });
             if is_last || logged.elapsed() >= PROGRESS_LOG_EVERY {
@@ -401,6 +403,7 @@ impl<S: Source> Probe<S> {
             state.position = position;
             state.holes = holes;
             state.hole_count = hole_count;
+            state.catch_up = None;
         });
     }
 }

@@ -215,11 +215,11 @@ impl Sources {
             self.journal.append(Append { source: config.name.clone(), discarded, ..Append::default() }).await?;
             return Ok(rows.iter().map(|_| Applied::Resolved("discarded")).collect());
         }
-        if config.push {
-            return Ok(rows.iter().map(|_| Applied::Stays("a push source has no rows to read again".into())).collect());
-        }
-        if config.feed.is_some() {
-            let detail = "what a feed showed once can't be read again; Discard drops it";
+        if !config.has_table() {
+            let detail = match config.push {
+                true => "a push source has no rows to read again",
+                false => "what a feed showed once can't be read again; Discard drops it",
+            };
             return Ok(rows.iter().map(|_| Applied::Stays(detail.to_owned())).collect());
         }
         let until = Instant::now() + RETRY_TIME;

@@ -8,32 +8,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use postern::catalogue::Catalogue;
-use postern::event::Entry;
-use postern::filter::{Filter, Selection};
-use postern::journal::{Payload, Range};
 use postern::source;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-use crate::support::{Engine, Gateway, event, events, json, wait_for};
+use crate::support::{Engine, Gateway, entries, event, events, json, wait_for};
 
 const OFTEN: &str = "poll = { fixed_delay = \"20ms\" }";
 
 fn partner(feed: &str, more: &str) -> String {
     format!("[[source]]\nname = \"partner\"\nfeed = {feed:?}\n{more}\n")
-}
-
-async fn entries(gateway: &Gateway) -> Vec<Entry> {
-    let selection = Selection::visible(&Filter::default());
-    let mut entries: Vec<Entry> = Vec::new();
-    loop {
-        let after = Range::after(entries.last().map_or(0, |entry| entry.position));
-        let page = gateway.app().journal().read(&selection, after, 1_000, Payload::With).await.unwrap();
-        entries.extend(page.entries);
-        if !page.more {
-            return entries;
-        }
-    }
 }
 
 async fn ids(gateway: &Gateway) -> Vec<String> {

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use postern::catalogue::Catalogue;
 use postern::event::Entry;
-use postern::filter::{Filter, Selection};
-use postern::journal::{Payload, Range};
 use postern::source;
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, SqliteConnection};
 
-use crate::support::{Database, Engine, Gateway, json, wait_for};
+use crate::support::{Database, Engine, Gateway, entries, json, wait_for};
 
 /// `[[source]]` for [`table`], with more keys.
 fn configuration(url: &str, more: &str) -> String {
@@ -54,19 +52,6 @@ async fn journaled(gateway: &Gateway) -> Vec<String> {
     let mark =
         |entry: Entry| format!("{}{}", entry.event.id.trim_start_matches("cart:"), if entry.late { "+" } else { "" });
     entries(gateway).await.into_iter().map(mark).collect()
-}
-
-async fn entries(gateway: &Gateway) -> Vec<Entry> {
-    let selection = Selection::visible(&Filter::default());
-    let mut entries: Vec<Entry> = Vec::new();
-    loop {
-        let after = Range::after(entries.last().map_or(0, |entry| entry.position));
-        let page = gateway.app().journal().read(&selection, after, 1_000, Payload::With).await.unwrap();
-        entries.extend(page.entries);
-        if !page.more {
-            return entries;
-        }
-    }
 }
 
 async fn until(gateway: &Gateway, expected: &[&str]) {

@@ -8,7 +8,7 @@ use crate::catalogue::Catalogue;
 use crate::event::{Event, Micros, NAME_BYTES_MAX, is_uuid, public_id};
 use crate::journal::Quarantined;
 use crate::runtime::{hex, sha256};
-use crate::source::mapping::{Fault, Mapped, RAW_BYTES_MAX, check_json, cut, fault};
+use crate::source::mapping::{Fault, Mapped, RAW_BYTES_MAX, check_json, check_name, cut, fault};
 
 const ENTRIES_MAX: usize = 10_000;
 /// The parsers descend into unknown elements by recursion: deeper ones would exhaust the stack.
@@ -226,23 +226,10 @@ impl Item {
 
 /// Whether the journal can hold it.
 fn check(event: &Event) -> Result<(), Fault> {
-    let names = [("id", &event.id), ("type", &event.r#type), ("aggregate_type", &event.aggregate_type)];
-    for (key, text) in names.into_iter().chain([("aggregate_id", &event.aggregate_id)]) {
-        match text.len() {
-            0 if key == "id" => return Err(fault("missing-id", "id is empty")),
-            0 if key == "type" => return Err(fault("missing-type", "type is empty")),
-            0 if key == "aggregate_type" => return Err(fault("missing-aggregate-type", "aggregate_type is empty")),
-            0 => return Err(fault("missing-aggregate-id", "aggregate_id is empty")),
-            1..=NAME_BYTES_MAX if text.contains('\0') => {
-                return Err(fault("bad-text", format!("{key} holds a NUL character")));
-            }
-            1..=NAME_BYTES_MAX => {}
-            bytes => {
-                let detail = format!("{key} has {bytes} bytes; at most {NAME_BYTES_MAX} can be used");
-                return Err(fault("too-long", detail));
-            }
-        }
-    }
+    check_name(&event.id, "id", "missing-id")?;
+    check_name(&event.r#type, "type", "missing-type")?;
+    check_name(&event.aggregate_type, "aggregate_type", "missing-aggregate-type")?;
+    check_name(&event.aggregate_id, "aggregate_id", "missing-aggregate-id")?;
     check_json(&event.data, "data")?;
     event.metadata.as_ref().map_or(Ok(()), |metadata| check_json(metadata, "metadata"))
 }

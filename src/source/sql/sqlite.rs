@@ -143,20 +143,22 @@ type Seen = (PoolConnection<sqlx::Sqlite>, i64);
 
 /// Waits until another connection has written. Without a connection, makes one.
 async fn written(pool: &SqlitePool, seen: Option<Seen>) -> Option<Seen> {
-    let is_first = seen.is_none();
-    let (mut connection, before) = match seen {
-        Some((connection, before)) => (Some(connection), before),
-        None => (pool.acquire().await.ok(), 0),
-    };
-    while let Some(open) = &mut connection {
-        let version: Result<i64, _> = sqlx::query_scalar("pragma data_version").fetch_one(&mut **open).await;
-        match (version, connection.take()) {
-            (Ok(now), Some(open)) if is_first || now != before => return Some((open, now)),
-            (Ok(_), open) => connection = open,
-            (Err(_), _) => break,
+    let watching = async {
+        let (mut connection, before) = match seen {
+            Some((connection, before)) => (connection, Some(before)),
+            None => (pool.acquire().await?, None),
+        };
+        loop {
+            let now = sqlx::query_scalar("pragma data_version").fetch_one(&mut *connection).await?;
+            if before != Some(now) {
+                return Ok::<Seen, sqlx::Error>((connection, now));
+            }
+            sleep(WRITTEN_EVERY).await;
         }
-        sleep(WRITTEN_EVERY).await;
-    }
-    sleep(LISTEN_RETRY).await;
-    None
+    };
+    let Ok(seen) = watching.await else {
+        sleep(LISTEN_RETRY).await;
+        return None;
+    };
+    Some(seen)
 }

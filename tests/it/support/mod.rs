@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use postern::app;
 use postern::config::Config;
-use postern::event::{Event, Micros};
-use postern::journal::{Append, Appended, Arrival};
+use postern::event::{Entry, Event, Micros};
+use postern::filter::{Filter, Selection};
+use postern::journal::{Append, Appended, Arrival, Payload, Range};
 use serde_json::Value;
 
 pub use database::{Database, Engine};
@@ -128,6 +129,20 @@ pub fn provider() {
 pub fn arrival(event: Event) -> Arrival {
     let summary = format!("{} {}", event.r#type, event.aggregate_id);
     Arrival { event, sequence: None, summary, late: false }
+}
+
+/// All that is journaled.
+pub async fn entries(gateway: &Gateway) -> Vec<Entry> {
+    let selection = Selection::visible(&Filter::default());
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let after = Range::after(entries.last().map_or(0, |entry| entry.position));
+        let page = gateway.app().journal().read(&selection, after, 1_000, Payload::With).await.unwrap();
+        entries.extend(page.entries);
+        if !page.more {
+            return entries;
+        }
+    }
 }
 
 /// The n-th event of a made-up cart shop: a stable UUID, ten carts, a minute apart from 2026-01-01 on.
