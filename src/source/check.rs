@@ -91,6 +91,9 @@ fn guarantees(config: &Config, is_swept: bool) -> Vec<String> {
         Follow::Flag => ("every committed row exactly once; its flag is set once it is journaled".to_owned(), ""),
     };
     let order = match (&config.columns.aggregate_version, &config.columns.sequence) {
+        _ if config.gate.is_some() => {
+            "each aggregate by its version; one that is missing is waited for up to 60s, then it comes late"
+        }
         (Some(_), _) => "as discovered; within one look at the table, each aggregate by its version",
         (None, Some(_)) => {
             "as discovered; within one look at the table by `sequence`, as no `aggregate_version` is mapped"

@@ -40,6 +40,11 @@ impl Columns {
         }
     }
 
+    /// The table can be asked for the versions of an aggregate.
+    pub(super) fn tell_versions(&self) -> bool {
+        [&self.aggregate_id, &self.aggregate_version].iter().all(|column| matches!(column, Some(Column::Name(_))))
+    }
+
     /// Checks that an event can be made.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub struct Config {
     pub poll: Poll,
     /// A channel of PostgreSQL's that the database notifies when rows are written.
     pub listen: Option<String>,
+    /// What an event waits for.
+    pub gate: Option<GateBy>,
     /// How often rows are looked for that were written later below numbers that are read, where the database can tell.
     pub sweep: Duration,
     /// An SQL condition; rows where it does not hold stay inside.
@@ -69,6 +71,7 @@ struct Written {
     #[serde(default)]
     poll: Poll,
     listen: Option<String>,
+    gate: Option<GateBy>,
     #[serde(default = "sweep_default", deserialize_with = "duration")]
     sweep: Duration,
     #[serde(rename = "where")]
@@ -93,6 +96,7 @@ impl TryFrom<Written> for Config {
             follow,
             poll,
             listen,
+            gate,
             sweep,
             condition,
             time_zone,
@@ -108,6 +112,7 @@ impl TryFrom<Written> for Config {
             follow,
             poll,
             listen,
+            gate,
             sweep,
             condition,
             time_zone,
@@ -150,6 +155,14 @@ pub enum Follow {
     Overlap,
     /// By a column that is set once the row was taken.
     Flag,
+}
+
+/// What an event may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateBy {
+    /// The version before its own, of the same aggregate.
+    Version,
 }
 
 /// When to look for new rows.
@@ -200,6 +213,7 @@ impl Config {
             follow: None,
             poll: Poll::default(),
             listen: None,
+            gate: None,
             sweep: sweep_default(),
             condition: None,
             time_zone: None,
@@ -263,8 +277,8 @@ impl Config {
     fn check_bare(&self) -> Result<(), Error> {
         // A filter that nobody applies would let everything through.
         let Self { url, preset, tables, follow, condition, time_zone, columns, .. } = self;
-        let said = (url.as_str(), preset, tables.as_slice(), follow, condition, time_zone, columns);
-        let is_bare = said == ("", &None, [].as_slice(), &None, &None, &None, &Columns::default());
+        let said = (url.as_str(), preset, tables.as_slice(), follow, &self.gate, condition, time_zone, columns);
+        let is_bare = said == ("", &None, [].as_slice(), &None, &None, &None, &None, &Columns::default());
         match (&self.feed, self.push) {
             (None, _) if is_bare => Ok(()),
             (None, _) => Err(self.error(
@@ -342,6 +356,12 @@ impl Config {
             }
             (follow, _) if follow != Follow::Flag && self.columns.flag.is_some() => {
                 "`columns.flag` is for `follow` = \"flag\" alone"
+            }
+            (follow, _) if follow != Follow::Probe && self.gate.is_some() => {
+                "`gate` is for `follow` = \"probe\" alone: whoever waits is missing, and only numbers can be missed"
+            }
+            _ if self.gate.is_some() && !self.columns.tell_versions() => {
+                "`gate` = \"version\" needs columns as `columns.aggregate_id` and `columns.aggregate_version`"
             }
             _ => return Ok(()),
         };

@@ -16,7 +16,7 @@ const WARM_EVERY: i64 = SECOND;
 const COLD: i64 = 86_400 * SECOND;
 const COLD_EVERY: i64 = 30 * SECOND;
 /// Ranges that are remembered: looking for all of them takes well below a tenth of a second.
-const RANGES_MAX: usize = 10_000;
+pub(super) const RANGES_MAX: usize = 10_000;
 /// So far below the first row ever read is looked for the rows of transactions that were open at that moment. It is one
 /// range; the bound is for databases that walk over the leftovers of deleted rows.
 const BELOW_FIRST: i64 = 1_000_000;
@@ -47,6 +47,18 @@ impl Holes {
     /// The first ranges that are looked for: from, to, since.
     pub(super) fn first(&self, ranges_max: usize) -> Vec<(i64, i64, i64)> {
         self.ranges.iter().take(ranges_max).map(|hole| (hole.from, hole.to, hole.since)).collect()
+    }
+
+    /// Since when this number is looked for, if it is.
+    pub(super) fn since(&self, number: i64) -> Option<i64> {
+        let at = self.ranges.partition_point(|hole| hole.to < number);
+        self.ranges.get(at).filter(|hole| hole.from <= number).map(|hole| hole.since)
+    }
+
+    /// This number may not have been read.
+    pub(super) fn holds(&self, number: i64) -> bool {
+        let at = self.resting.partition_point(|(_, to)| *to < number);
+        self.since(number).is_some() || self.resting.get(at).is_some_and(|(from, _)| *from <= number)
     }
 
     /// All numbers that may not have been read.

@@ -21,9 +21,9 @@ const RAW_CELL_BYTES_MAX: usize = 24 * 1024;
 pub(super) type Field = usize;
 const ID: Field = 0;
 const TYPE: Field = 1;
-const AGGREGATE_TYPE: Field = 2;
-const AGGREGATE_ID: Field = 3;
-const AGGREGATE_VERSION: Field = 4;
+pub(super) const AGGREGATE_TYPE: Field = 2;
+pub(super) const AGGREGATE_ID: Field = 3;
+pub(super) const AGGREGATE_VERSION: Field = 4;
 pub(super) const OCCURRED_AT: Field = 5;
 const DATA: Field = 6;
 const METADATA: Field = 7;
@@ -225,6 +225,12 @@ impl Mapping {
             data: data.to_owned(),
             metadata: metadata.map(str::to_owned),
         }))
+    }
+
+    /// The aggregate of a row, its type first, and the version; nothing unless all of these can be read.
+    pub(super) fn version_of(&self, row: &Row) -> Option<((String, String), i64)> {
+        let name = |field| self.name(row, field, "").ok();
+        Some(((name(AGGREGATE_TYPE)?, name(AGGREGATE_ID)?), self.version(row).ok()??))
     }
 
     fn text<'a>(&'a self, row: &'a Row, field: Field) -> Result<Option<&'a str>, Fault> {

@@ -9,6 +9,7 @@ mod check;
 mod columns;
 mod config;
 mod feed;
+mod gate;
 mod holes;
 mod init;
 mod mapping;
@@ -43,7 +44,7 @@ use window::WindowPump;
 pub use audit::{Audit, audit};
 pub use check::{Report, check};
 pub use columns::{Column, Columns};
-pub use config::{Config, Engine, Follow, Poll, check_names};
+pub use config::{Config, Engine, Follow, GateBy, Poll, check_names};
 pub use init::{Found, discover};
 pub use rest::router;
 pub use status::{State, Status};
@@ -160,6 +161,8 @@ trait Source: Sized + Send {
     fn tail(&mut self, above: i64, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
     /// Rows whose number lies in one of the ranges (both ends included, ascending, disjoint), at most so many.
     fn ranges(&mut self, ranges: &[(i64, i64)], rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
+    /// What tells the versions of rows with these aggregate ids, these versions among them. Nothing else of the rows is read.
+    fn versions(&mut self, wanted: &[(String, i64)]) -> impl Future<Output = Result<Vec<Row>, Error>> + Send;
     /// The last rows, newest first.
     fn newest(&mut self, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
     /// Looks for rows in these ranges that were written since the horizon, beside other reads. Nothing where the database

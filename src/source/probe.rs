@@ -1,7 +1,7 @@
 //! Following a table by its numbers. Nothing waits at a hole: what is visible is journaled, what is missing is remembered
 //! and looked for again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use futures_util::stream::BoxStream;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::holes::{Checkpoint, Lost, merged};
+use super::gate::Gate;
+use super::holes::{Checkpoint, Lost, RANGES_MAX, merged};
 use super::mapping::{Mapped, Row};
 use super::pump::{Budget, Pump, Setting, bytes};
-use super::status::CatchUp;
+use super::status::{CatchUp, Held};
 use super::{Config, Error, Page, ROWS_FIRST, Source, Swept, order};
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
@@ -25,6 +26,10 @@ const LOST_LOG_EVERY: Duration = Duration::from_secs(3_600);
 /// Numbers behind from which a table is caught up with in many short snapshots: a long one keeps databases from cleaning up.
 const CATCH_UP_MIN: i64 = 100_000;
 const PROGRESS_LOG_EVERY: Duration = Duration::from_secs(10);
+/// How long an event waits for the version before it: as long as nearly all transactions take.
+const GATE_TIMEOUT: i64 = 60_000_000;
+/// From so many missing ranges on nothing waits any more: were they too many, they would be forgotten.
+const GATE_RANGES_MAX: usize = RANGES_MAX / 2;
 /// Ranges that are looked through by one sweep of ours; the next goes on behind them.
 const RANGES_SWEPT: usize = 1_000;
 /// So many of the missing ranges are shown.
@@ -39,6 +44,8 @@ struct Batch {
     others: VecDeque<Found<Option<Quarantined>>>,
     /// Numbers above the checkpoint's maximum that were there, ascending.
     seen: Vec<i64>,
+    /// How many events wait for others.
+    held: usize,
     /// The highest number, and its row's id where that matters.
     highest: Option<(i64, Option<String>)>,
 }
@@ -58,6 +65,7 @@ pub(super) struct Probe<S> {
     rows_max: usize,
     /// What was said of it, and when.
     lost_logged: (Lost, Option<Instant>),
+    gate: Option<Gate>,
     /// The sweep that runs, when the next one starts, and what the last one found.
     sweep: Option<BoxFuture<'static, Result<Option<Swept>, Error>>>,
     sweep_at: Instant,
@@ -71,7 +79,7 @@ pub(super) struct Probe<S> {
 impl<S: Source> Pump for Probe<S> {
     async fn open(setting: Arc<Setting>) -> Result<Self, Error> {
         let Config { name, columns, sweep, .. } = &setting.config;
-        let source = S::open(&setting.config).await?;
+        let mut source = S::open(&setting.config).await?;
         let mut checkpoint = Checkpoint::parse(name, setting.checkpoint().await?.as_deref())?;
         let column = format!("{}.{}", setting.config.table(), columns.sequence.as_deref().unwrap_or_default());
         if let Some(before) = checkpoint.column.replace(column.clone()).filter(|before| *before != column) {
@@ -88,12 +96,17 @@ impl<S: Source> Pump for Probe<S> {
         let (sweep, sweep_at, swept) = (None, Instant::now() + *sweep, None);
         let (rows_max, look_back_at) = (ROWS_FIRST, Instant::now());
         let sweep_from = i64::MIN;
+        let gate = match setting.config.gate {
+            Some(_) => Some(Gate::new(&source.tail(i64::MIN, ROWS_FIRST).await?.rows, source.mapping())),
+            None => None,
+        };
         Ok(Self {
             setting,
             source,
             checkpoint,
             rows_max,
             lost_logged,
+            gate,
             sweep,
             sweep_at,
             swept,
@@ -241,6 +254,7 @@ impl<S: Source> Probe<S> {
             let progress = CatchUp::new(done, (first, above, target), started.elapsed());
             let position = self.checkpoint.max;
             self.setting.status.update(|state| {
+                (state.healthy, state.last_error) = (true, None);
                 state.catch_up = Some(progress);
                 state.position = position;
             });
@@ -294,7 +308,7 @@ impl<S: Source> Probe<S> {
     }
 
     /// Maps the rows into the batch. Returns how many of them are events.
-    fn take(&self, batch: &mut Batch, page: &Page) -> usize {
+    fn take(&mut self, batch: &mut Batch, page: &Page) -> usize {
         let before = batch.events.len();
         for row in &page.rows {
             self.take_row(batch, row);
@@ -302,7 +316,7 @@ impl<S: Source> Probe<S> {
         batch.events.len() - before
     }
 
-    fn take_row(&self, batch: &mut Batch, row: &Row) {
+    fn take_row(&mut self, batch: &mut Batch, row: &Row) {
         let (sequence, max) = (row.sequence, self.checkpoint.max);
         let own_id = if S::REREADS_LAST { self.source.mapping().own_id(row) } else { None };
         if S::REREADS_LAST && max == Some(sequence) && own_id == self.checkpoint.last_id {
@@ -315,7 +329,11 @@ impl<S: Source> Probe<S> {
         if batch.highest.as_ref().is_none_or(|(highest, _)| *highest <= sequence) {
             batch.highest = Some((sequence, own_id));
         }
-        match self.source.mapping().map(row, &self.setting.catalogue) {
+        let mapped = self.source.mapping().map(row, &self.setting.catalogue);
+        if let (Some(gate), Mapped::Withheld | Mapped::Quarantined(_)) = (&mut self.gate, &mapped) {
+            gate.read_row(row, self.source.mapping());
+        }
+        match mapped {
             Mapped::Event(it) => batch.events.push_back(Found { sequence, late, it }),
             Mapped::Withheld => batch.others.push_back(Found { sequence, late, it: None }),
             Mapped::Quarantined(row) => batch.others.push_back(Found { sequence, late, it: Some(row) }),
@@ -332,8 +350,10 @@ impl<S: Source> Probe<S> {
                 .map(|version| ((event.aggregate_type.as_str(), event.aggregate_id.as_str()), version))
         });
         let mut rest = events.split_off(events.len().saturating_sub(keep));
+        let (events, mut is_moved) = self.hold(batch, events).await?;
         batch.events = events.into();
-        while !batch.events.is_empty() || (keep == 0 && !batch.others.is_empty()) {
+        while is_moved || !batch.events.is_empty() || (keep == 0 && !batch.others.is_empty()) {
+            is_moved = false;
             let (append, checkpoint) = self.next_append(batch, &rest);
             self.setting.append(append).await?;
             self.checkpoint = checkpoint;
@@ -342,6 +362,55 @@ impl<S: Source> Probe<S> {
         rest.sort_by_key(|found| found.sequence);
         batch.events = rest.into();
         Ok(())
+    }
+
+    /// Leaves out the events that must wait for the version before theirs: they are missing for now, and looked for as
+    /// such. Returns the others, and whether the checkpoint must tell of new missing ones.
+    async fn hold(&mut self, batch: &mut Batch, events: Vec<Found<Event>>) -> Result<(Vec<Found<Event>>, bool), Error> {
+        let Some(gate) = &mut self.gate else { return Ok((events, false)) };
+        let Checkpoint { max, holes, .. } = &self.checkpoint;
+        let unknown = gate.unknown(events.iter().map(|found| &found.it));
+        for row in self.source.versions(&unknown).await? {
+            if max.is_some_and(|max| row.sequence <= max) && !holes.holds(row.sequence) {
+                gate.read_row(&row, self.source.mapping());
+            }
+        }
+        let now = self.setting.clock.now_micros();
+        let (mut free, mut held, mut given_up) = (Vec::with_capacity(events.len()), BTreeSet::new(), Vec::new());
+        for found in events {
+            let is_next = gate.is_next(&found.it);
+            let waits = || holes.since(found.sequence).is_none_or(|since| now - since < GATE_TIMEOUT);
+            if !is_next && holes.len() + held.len() < GATE_RANGES_MAX && waits() {
+                held.insert(found.sequence);
+                continue;
+            }
+            if !is_next {
+                given_up.push(found.it.key());
+            }
+            gate.read_event(&found.it);
+            free.push(found);
+        }
+        batch.seen.retain(|number| !held.contains(number));
+        if let Some((highest, last_id)) = &mut batch.highest
+            && held.contains(highest)
+        {
+            *last_id = None;
+        }
+        let is_new = held.last().is_some_and(|highest| max.is_none_or(|max| *highest > max));
+        batch.held += held.len();
+        self.tell_held(batch.held, &given_up);
+        Ok((free, is_new))
+    }
+
+    fn tell_held(&self, waiting: usize, given_up: &[String]) {
+        let (name, count) = (&self.setting.config.name, given_up.len());
+        if let Some(first) = given_up.first() {
+            warn!(source.name = %name, count, "`{name}`: {count} events were journaled without the version before theirs, which did not come; the first: {first}");
+        }
+        self.setting.status.update(|state| {
+            let before = state.gate.unwrap_or_default().given_up;
+            state.gate = Some(Held { waiting, given_up: before + count as u64 });
+        });
     }
 
     /// Takes the next piece out of the batch, with the checkpoint that is true once it is journaled.

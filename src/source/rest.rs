@@ -84,6 +84,7 @@ impl Sources {
                 "from": from, "to": to, "since": Micros(*since).to_text(),
             })).collect::<Vec<_>>(),
             "holeCount": state.hole_count,
+            "gate": state.gate,
             "sweptAt": state.swept_at.map(|at| Micros(at).to_text()),
             "catchUp": state.catch_up,
             "journaled": count(|row| row.journaled),

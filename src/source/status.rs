@@ -32,10 +32,20 @@ pub struct State {
     pub holes: Vec<(i64, i64, i64)>,
     /// How many there are.
     pub hole_count: usize,
+    /// Where `gate` is set.
+    pub gate: Option<Held>,
     /// When the last sweep ended.
     pub swept_at: Option<i64>,
     /// How far a table is read that is far ahead.
     pub catch_up: Option<CatchUp>,
+}
+
+/// Events that wait for the version before theirs, and how many went without it since the gateway started.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    pub waiting: usize,
+    pub given_up: u64,
 }
 
 /// Reading what was there before: rows, and rows a second.
@@ -82,6 +92,7 @@ impl Status {
             position: None,
             holes: Vec::new(),
             hole_count: 0,
+            gate: config.gate.map(|_| Held::default()),
             swept_at: None,
             catch_up: None,
         })))

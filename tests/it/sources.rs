@@ -65,6 +65,12 @@ async fn counts(gateway: &Gateway) -> (i64, i64, i64) {
     row.map_or((0, 0, 0), |row| (row.journaled, row.withheld, row.quarantined))
 }
 
+/// Waits until so many events wait at the gate.
+async fn waiting(gateway: &Gateway, count: i64) {
+    let is_so = || async { (json(gateway.get("/sources/cart").await).await["gate"]["waiting"] == count).then_some(()) };
+    wait_for(&format!("{count} events at the gate"), is_so).await;
+}
+
 /// Runs texts on a connection.
 macro_rules! run {
     ($connection:expr, $($sql:expr),+ $(,)?) => {
@@ -165,6 +171,29 @@ macro_rules! interleavings {
                 let restart = if $engine == Engine::Postgres { " restart identity" } else { "" };
                 run!(a, format!("truncate table tb_cart_event{restart}"), insert("4", "x", 3));
                 until(&gateway, &["1", "2", "3", "4"]).await;
+            }
+
+            #[tokio::test]
+            async fn a_version_waits_at_the_gate_for_the_one_before_it() {
+                let database = Database::create($engine).await;
+                let mut a = <$connection>::connect(&database.url).await.unwrap();
+                let hidden =
+                    insert("x1", "x", 1).replace("version)", "version, outbox)").replace(", 1)", ", 1, false)");
+                run!(a, table($engine), hidden, insert("x2", "x", 2));
+                let config = configuration(&database.url, &format!("{OFTEN}\ngate = \"version\""));
+                let mut gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+                until(&gateway, &["x2"]).await;
+                run!(a, insert("y2", "y", 2), insert("y3", "y", 3), insert("z1", "z", 1), insert("z1 again", "z", 1));
+                until(&gateway, &["x2", "z1", "z1 again"]).await;
+                waiting(&gateway, 2).await;
+                // What was read is known from the table, what waits from the checkpoint.
+                gateway.restart().await;
+                run!(a, insert("x3", "x", 3));
+                until(&gateway, &["x2", "z1", "z1 again", "x3"]).await;
+                waiting(&gateway, 2).await;
+                run!(a, insert("y1", "y", 1));
+                until(&gateway, &["x2", "z1", "z1 again", "x3", "y1", "y2+", "y3+"]).await;
+                waiting(&gateway, 0).await;
             }
 
             #[tokio::test]
@@ -680,6 +709,19 @@ async fn a_number_that_sqlite_gives_again_is_a_new_row() {
     until(&gateway, &["1", "2", "2 again"]).await;
     run!(shop, insert("3", "x", 4));
     until(&gateway, &["1", "2", "2 again", "3"]).await;
+}
+
+#[tokio::test]
+async fn the_newest_row_of_sqlite_waits_at_the_gate_too() {
+    let (gateway, mut shop, _dir) = sqlite_shop(&format!("{OFTEN}\ngate = \"version\"")).await;
+    run!(shop, insert("y0", "y", 0), insert("x2", "x", 2));
+    until(&gateway, &["y0"]).await;
+    waiting(&gateway, 1).await;
+    // This table counts from 0.
+    run!(shop, insert("x1", "x", 1));
+    waiting(&gateway, 2).await;
+    run!(shop, insert("x0", "x", 0));
+    until(&gateway, &["y0", "x0", "x1", "x2+"]).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::runtime::{Clock, Tasks, random_hex};
 use crate::source::config::tests::cart;
 use crate::source::holes::Horizon;
 use crate::source::mapping::{Kind, Mapping};
-use crate::source::{Catalogue, Engine, Journal, ROWS_MAX, Status};
+use crate::source::{Catalogue, Engine, GateBy, Journal, ROWS_MAX, Status};
 
 /// Rows in memory.
 struct Table {
@@ -41,8 +41,13 @@ impl Source for Table {
         Ok(Page { more: rows.len() == rows_max, rows })
     }
 
-    async fn ranges(&mut self, _: &[(i64, i64)], _: usize) -> Result<Page, Error> {
-        Ok(Page::default())
+    async fn ranges(&mut self, ranges: &[(i64, i64)], _: usize) -> Result<Page, Error> {
+        let is_in = |row: &&Row| ranges.iter().any(|(from, to)| (*from..=*to).contains(&row.sequence));
+        Ok(Page { more: false, rows: self.rows.iter().filter(is_in).cloned().collect() })
+    }
+
+    async fn versions(&mut self, _: &[(String, i64)]) -> Result<Vec<Row>, Error> {
+        Ok(Vec::new())
     }
 
     async fn newest(&mut self, _: usize) -> Result<Page, Error> {
@@ -82,17 +87,40 @@ fn rows() -> Vec<Row> {
     (1..=5_600).filter(|n| n % 9 != 0).map(row).collect()
 }
 
-#[tokio::test]
-async fn every_checkpoint_is_true_when_it_is_written() {
+/// A pump on a journal of its own, and that journal's file.
+async fn pump(config: Config) -> (Probe<Table>, std::path::PathBuf) {
     let (clock, tasks) = (Clock::system(), Tasks::default());
     let path = std::env::temp_dir().join(format!("postern-pump-{}.db", random_hex(6)));
-    let config = journal::Config { url: format!("sqlite://{}", path.display()) };
-    let journal = Journal::open(&config, &clock, &tasks).await.expect("a journal");
-    let config = cart("sqlite://unused");
+    let kept = journal::Config { url: format!("sqlite://{}", path.display()) };
+    let journal = Journal::open(&kept, &clock, &tasks).await.expect("a journal");
     assert_eq!(config.engine(), Some(Engine::Sqlite));
     let catalogue = Arc::new(Catalogue::default());
     let setting = Arc::new(Setting { status: Status::new(&config), config, journal, catalogue, clock });
-    let mut pump = Probe::<Table>::open(Arc::clone(&setting)).await.expect("a pump");
+    (Probe::<Table>::open(setting).await.expect("a pump"), path)
+}
+
+#[tokio::test]
+async fn the_gate_waits_a_minute_and_not_for_ever() {
+    let (mut pump, path) = pump(Config { gate: Some(GateBy::Version), ..cart("sqlite://unused") }).await;
+    pump.source.rows.retain(|row| row.sequence == 2);
+    pump.look().await.expect("a look");
+    let state = |pump: &Probe<Table>| pump.setting.status.get().gate.map(|gate| (gate.waiting, gate.given_up));
+    assert_eq!(state(&pump), Some((1, 0)));
+    let now = pump.setting.clock.now_micros();
+    let since = pump.checkpoint.holes.since(2).expect("it is missing");
+    assert!((now - since) < GATE_TIMEOUT);
+    // The same, seen a minute ago.
+    pump.checkpoint = Checkpoint { column: pump.checkpoint.column.clone(), ..Checkpoint::default() };
+    pump.checkpoint.advance(&[1], 2, now - GATE_TIMEOUT);
+    pump.look().await.expect("a look");
+    assert_eq!((state(&pump), pump.checkpoint.holes.since(2)), (Some((0, 1)), None));
+    pump.setting.journal.close().await;
+    let _ = std::fs::remove_file(path);
+}
+
+#[tokio::test]
+async fn every_checkpoint_is_true_when_it_is_written() {
+    let (mut pump, path) = pump(cart("sqlite://unused")).await;
 
     let mut batch = Batch::default();
     let page = pump.source.tail(i64::MIN, ROWS_MAX).await.expect("rows");
@@ -127,6 +155,6 @@ async fn every_checkpoint_is_true_when_it_is_written() {
     }
     assert_eq!((pump.checkpoint.max, journaled.len() as u64 + withheld), (Some(5_600), rows().len() as u64));
     assert!(appends >= 4, "{appends} appends show nothing");
-    setting.journal.close().await;
+    pump.setting.journal.close().await;
     let _ = std::fs::remove_file(path);
 }

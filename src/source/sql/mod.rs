@@ -19,6 +19,8 @@ use futures_util::stream::{self, BoxStream};
 use sqlx::pool::PoolOptions;
 use sqlx::{Database, Pool};
 
+use crate::runtime::hex;
+
 use super::mapping::{Field, Kind, Mapping, Origin};
 use super::{Ask, Column, Config, Error, Follow, Page, Swept};
 
@@ -115,16 +117,15 @@ pub(super) trait Engine: Send + Sync + 'static {
     fn hex(column: &str) -> String {
         format!("hex({column})")
     }
-    /// The rows whose column is one of the texts that [`Engine::set_flag`] binds.
-    fn one_of(column: &str, _type: &str) -> String {
-        format!("{column} in ({IDS})")
+    /// The n-th bind, from 1: a text that means a value of this type; digits of [`Engine::hex`] for bytes.
+    fn typed_bind(_n: usize, r#type: &str) -> String {
+        if Self::kind(r#type) == Kind::Bytes { "unhex(?)" } else { "?" }.to_owned()
     }
-    /// Runs the statement for the rows with these ids. Returns how many it flagged.
-    fn set_flag(
+    /// Runs a statement whose binds are texts. Returns how many rows it changed.
+    fn write(
         pool: &Pool<Self::Db>,
-        statement: &str,
-        id: Kind,
-        ids: &[String],
+        statement: String,
+        texts: &[String],
     ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
     /// See [`crate::source::Source::sweep`].
     fn sweep(
@@ -149,9 +150,6 @@ pub(super) trait Engine: Send + Sync + 'static {
     /// Rows that lie in one of so many ranges (two binds each), ascending, at most as many as the last bind says.
     fn ranges(select: &Select, ranges: usize) -> String;
 }
-
-/// Where the binds stand in the text of a flag's statement, if the engine has no arrays.
-const IDS: &str = "{ids}";
 
 type Examined = Result<(Vec<bool>, Vec<String>), sqlx::Error>;
 
@@ -196,8 +194,8 @@ macro_rules! read {
 }
 use read;
 
-/// [`Engine::read`] and [`Engine::read_marked`] for a connection.
-macro_rules! reads {
+/// [`Engine::read`], [`Engine::read_marked`] and [`Engine::write`] for a connection and its pool.
+macro_rules! statements {
     ($connection:ty) => {
         async fn read(
             connection: &mut $connection,
@@ -218,22 +216,17 @@ macro_rules! reads {
         ) -> Result<$crate::source::Page, sqlx::Error> {
             $crate::source::sql::read!(connection, statement, mark, fields, marks, rows_max)
         }
+
+        async fn write(pool: &sqlx::Pool<Self::Db>, statement: String, texts: &[String]) -> Result<u64, sqlx::Error> {
+            let mut transaction = pool.begin_with(Self::BEGIN_WRITE).await?;
+            let query = sqlx::query(sqlx::AssertSqlSafe(statement)).persistent(false);
+            let query = texts.iter().fold(query, |query, text| query.bind(text.as_str()));
+            let rows = query.execute(&mut *transaction).await?.rows_affected();
+            transaction.commit().await.map(|()| rows)
+        }
     };
 }
-use reads;
-
-/// The body of [`Engine::set_flag`] where there are no arrays.
-macro_rules! set_flag {
-    ($engine:ty, $pool:expr, $statement:expr, $id:expr, $ids:expr) => {{
-        let bind = if $id == $crate::source::mapping::Kind::Bytes { "unhex(?)" } else { "?" };
-        let text = $statement.replace($crate::source::sql::IDS, &vec![bind; $ids.len()].join(", "));
-        let mut transaction = $pool.begin_with(<$engine as $crate::source::sql::Engine>::BEGIN_WRITE).await?;
-        let query = $ids.iter().fold(sqlx::query(sqlx::AssertSqlSafe(text)), |query, id| query.bind(id.as_str()));
-        let rows = query.execute(&mut *transaction).await?.rows_affected();
-        transaction.commit().await.map(|()| rows)
-    }};
-}
-use set_flag;
+use statements;
 
 fn pool<DB: Database>() -> PoolOptions<DB> {
     PoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(CONNECT_TIMEOUT)
@@ -264,7 +257,7 @@ impl<E: Engine> Opened<E> {
         let mapping = Mapping::new(config, |column| {
             find(config, &columns, column).map(|(name, r#type)| (name, E::kind(&r#type)))
         })?;
-        let (list, plain_list, fields) = cells::<E>(&table, &mapping);
+        let (list, plain_list, fields) = cells::<E>(&table, &mapping, |_| true);
         let from = config.relation.as_deref().map_or(table.quoted::<E>(), |relation| table.fill::<E>(relation));
         Ok(Self { name, pool, table, columns, mapping, list, plain_list, fields, from })
     }
@@ -299,10 +292,10 @@ async fn within<T>(
     }
 }
 
-/// `, cell` for each column that is read, with and without expressions, and the fields that these are.
-fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, String, Vec<Field>) {
+/// `, cell` for each of these columns that is read, with and without expressions, and the fields that these are.
+fn cells<E: Engine>(table: &Table, mapping: &Mapping, of: impl Fn(Field) -> bool) -> (String, String, Vec<Field>) {
     let (mut list, mut plain_list, mut fields) = (String::new(), String::new(), Vec::new());
-    for (field, origin) in mapping.origins().iter().enumerate() {
+    for (field, origin) in mapping.origins().iter().enumerate().filter(|(field, _)| of(*field)) {
         let cell = match origin {
             Origin::Absent | Origin::Constant(_) => continue,
             // The line break ends a comment in it.
@@ -323,6 +316,21 @@ fn cells<E: Engine>(table: &Table, mapping: &Mapping) -> (String, String, Vec<Fi
 fn broken_by_row(error: &Error) -> Option<String> {
     let Error::Database { cause: sqlx::Error::Database(cause), .. } = error else { return None };
     cause.code().filter(|code| code.starts_with("22")).map(|_| cause.message().to_owned())
+}
+
+/// The rows whose column is one of so many texts, bound from the first bind on.
+fn one_of<E: Engine>(column: &str, r#type: &str, texts: usize) -> String {
+    let binds: Vec<_> = (1..=texts).map(|n| E::typed_bind(n, r#type)).collect();
+    format!("{column} in ({})", binds.join(", "))
+}
+
+/// An id that was read from a column, as [`Engine::typed_bind`] takes it: sixteen bytes are shown as a UUID.
+fn own_text<E: Engine>(kind: Kind, own_id: &str) -> String {
+    if kind != Kind::Bytes {
+        return own_id.to_owned();
+    }
+    let uuid = uuid::Uuid::try_parse(own_id).map(|uuid| uuid.simple().to_string());
+    format!("{}{}", E::HEX_PREFIX, uuid.unwrap_or_else(|_| hex(own_id.as_bytes())))
 }
 
 /// A column as text.

@@ -8,7 +8,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::windowed::Window;
-use super::{Engine, Examined, Select, Table, pool, reads, set_flag};
+use super::{Engine, Examined, Select, Table, pool, statements};
 use crate::source::mapping::Kind;
 use crate::source::{Config, Follow, Page, ROWS_MAX};
 
@@ -73,7 +73,7 @@ impl Engine for MySql {
         Ok((unique.into_iter().map(|unique| unique == 1).collect(), warnings.collect()))
     }
 
-    reads!(MySqlConnection);
+    statements!(MySqlConnection);
 
     fn check_window(follow: Follow, window: &Window) -> Result<(), String> {
         match (follow, window.time.1) {
@@ -111,10 +111,6 @@ impl Engine for MySql {
             Kind::Instant | Kind::Naive => Some((format!("{column} is null"), "now(6)".to_owned())),
             _ => None,
         }
-    }
-
-    async fn set_flag(pool: &MySqlPool, statement: &str, id: Kind, ids: &[String]) -> Result<u64, sqlx::Error> {
-        set_flag!(Self, pool, statement, id, ids)
     }
 
     fn kind(r#type: &str) -> Kind {

@@ -1,5 +1,6 @@
 //! A table read by its numbers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -8,13 +9,16 @@ use futures_util::stream::BoxStream;
 use sqlx::Transaction;
 
 use super::{
-    Engine, LOOK_TIMEOUT, Opened, PAGE_BYTES_MAX, Select, Statement, answer, broken_by_row, find, quote, within,
+    Engine, LOOK_TIMEOUT, Opened, PAGE_BYTES_MAX, Select, Statement, answer, broken_by_row, cells, find, one_of,
+    own_text, quote, within,
 };
-use crate::source::mapping::{Kind, Mapping, Row};
-use crate::source::{Ask, Config, Error, Horizon, Page, Source, Swept};
+use crate::source::mapping::{AGGREGATE_ID, AGGREGATE_TYPE, AGGREGATE_VERSION, Field, Kind, Mapping, Row};
+use crate::source::{Ask, Column, Config, Error, GateBy, Horizon, Page, ROWS_MAX, Source, Swept};
 
 /// Ranges that one statement looks for. Few sizes, so that few texts are prepared.
 const RANGES: [usize; 3] = [1, 10, 100];
+/// Aggregates that one statement asks for.
+const VERSIONS_MAX: usize = 50;
 /// Rows that are read one by one before all are tried together again.
 const ONE_BY_ONE_MAX: usize = 500;
 /// Pads a statement: nothing lies between 1 and 0.
@@ -30,6 +34,17 @@ pub(in crate::source) struct Numbered<E: Engine> {
     plain_tail: Statement,
     ranges: [Statement; 3],
     newest: Statement,
+    versions: Option<Versions>,
+}
+
+/// How the versions of some aggregates are read.
+struct Versions {
+    /// What is selected, up to the condition.
+    select: String,
+    fields: Vec<Field>,
+    /// The columns of the aggregate's id and of the version, quoted, and their types.
+    id: (String, String),
+    version: String,
 }
 
 impl<E: Engine> Source for Numbered<E> {
@@ -52,7 +67,11 @@ impl<E: Engine> Source for Numbered<E> {
         let newest = format!("select {list} from {from} where {usable} order by {by} desc limit {one}");
         let ranges = RANGES.map(|ranges| E::ranges(&select, ranges).into());
         let (tail, newest) = (tail.into(), newest.into());
-        Ok(Self { opened, snapshot: None, sequence, tail, plain_tail, ranges, newest })
+        let versions = match config.gate {
+            Some(GateBy::Version) => Some(versions(config, &opened, by)?),
+            None => None,
+        };
+        Ok(Self { opened, snapshot: None, sequence, tail, plain_tail, ranges, newest, versions })
     }
 
     fn mapping(&self) -> &Mapping {
@@ -97,6 +116,25 @@ impl<E: Engine> Source for Numbered<E> {
         }
     }
 
+    async fn versions(&mut self, wanted: &[(String, i64)]) -> Result<Vec<Row>, Error> {
+        let Some(Versions { select, fields, id, version }) = &self.versions else { return Ok(Vec::new()) };
+        let (Opened { name, pool, .. }, mut rows) = (&self.opened, Vec::new());
+        for wanted in wanted.chunks(VERSIONS_MAX) {
+            let ids = one_of::<E>(&id.0, &id.1, wanted.len());
+            let numbers: BTreeSet<_> = wanted.iter().map(|(_, version)| *version).collect();
+            let numbers: Vec<_> = numbers.into_iter().map(|number| number.to_string()).collect();
+            let statement = format!("{select} where {ids} and {version} in ({})", numbers.join(", ")).into();
+            let texts: Vec<_> = wanted.iter().map(|(own_id, _)| own_text::<E>(E::kind(&id.1), own_id)).collect();
+            let read =
+                async { E::read_marked(&mut *pool.acquire().await?, &statement, fields, &texts, ROWS_MAX).await };
+            for mut row in answer(name, read).await?.rows {
+                row.sequence = row.mark.parse().unwrap_or(i64::MAX);
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
     async fn newest(&mut self, rows_max: usize) -> Result<Page, Error> {
         let statement = Arc::clone(&self.newest);
         self.read(&statement, &[rows_max as i64]).await
@@ -132,6 +170,22 @@ impl<E: Engine> Source for Numbered<E> {
         }
         Ok(warnings)
     }
+}
+
+fn versions<E: Engine>(config: &Config, opened: &Opened<E>, sequence: &str) -> Result<Versions, Error> {
+    let column = |column: &Option<Column>| match column {
+        Some(Column::Name(name)) => find(config, &opened.columns, name),
+        _ => Err(config.error("`gate` needs columns")),
+    };
+    let (id, id_type) = column(&config.columns.aggregate_id)?;
+    let (version, version_type) = column(&config.columns.aggregate_version)?;
+    if E::TYPED && E::kind(&version_type) != Kind::Integer {
+        return Err(config.error(format!("`gate` = \"version\": column `{version}` is no integer column")));
+    }
+    let of = |field| matches!(field, AGGREGATE_TYPE | AGGREGATE_ID | AGGREGATE_VERSION);
+    let (list, _, fields) = cells::<E>(&opened.table, &opened.mapping, of);
+    let select = format!("select cast({sequence} as {}){list} from {}", E::TEXT, opened.from);
+    Ok(Versions { select, fields, id: (quote::<E>(&id), id_type), version: quote::<E>(&version) })
 }
 
 impl<E: Engine> Numbered<E> {

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::windowed::Window;
-use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, reads};
+use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, statements};
 use crate::source::mapping::Kind;
 use crate::source::{Ask, Config, Follow, Page, Swept};
 
@@ -81,7 +81,7 @@ impl Engine for Postgres {
         Ok((unique, warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect()))
     }
 
-    reads!(PgConnection);
+    statements!(PgConnection);
 
     async fn examine_window(pool: &PgPool, table: &Table, follow: Follow) -> Result<Vec<String>, sqlx::Error> {
         let is_replica: bool = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(pool).await?;
@@ -132,15 +132,8 @@ impl Engine for Postgres {
         format!("cast({column} as text)")
     }
 
-    fn one_of(column: &str, r#type: &str) -> String {
-        format!("{column} = any($1::text[]::\"{}\"[])", r#type.replace('"', "\"\""))
-    }
-
-    async fn set_flag(pool: &PgPool, statement: &str, _: Kind, ids: &[String]) -> Result<u64, sqlx::Error> {
-        let mut transaction = pool.begin_with(Self::BEGIN_WRITE).await?;
-        let query = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).bind(ids);
-        let rows = query.execute(&mut *transaction).await?.rows_affected();
-        transaction.commit().await.map(|()| rows)
+    fn typed_bind(n: usize, r#type: &str) -> String {
+        format!("${n}::text::\"{}\"", r#type.replace('"', "\"\""))
     }
 
     async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx::Error> {

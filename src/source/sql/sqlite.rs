@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 use tokio::time::sleep;
 
 use super::windowed::Window;
-use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, reads, set_flag};
+use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, statements};
 use crate::journal;
 use crate::source::mapping::Kind;
 use crate::source::{Config, Follow, Page, Poll};
@@ -89,7 +89,7 @@ impl Engine for Sqlite {
         Ok((unique, warnings))
     }
 
-    reads!(SqliteConnection);
+    statements!(SqliteConnection);
 
     async fn examine_window(_: &SqlitePool, _: &Table, _: Follow) -> Result<Vec<String>, sqlx::Error> {
         Ok(Vec::new())
@@ -107,10 +107,6 @@ impl Engine for Sqlite {
         } else {
             None
         }
-    }
-
-    async fn set_flag(pool: &SqlitePool, statement: &str, id: Kind, ids: &[String]) -> Result<u64, sqlx::Error> {
-        set_flag!(Self, pool, statement, id, ids)
     }
 
     /// Declared types say little here: any column may hold any value.

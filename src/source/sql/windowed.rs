@@ -5,8 +5,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Engine, LOOK_TIMEOUT, Opened, answer, broken_by_row, find, quote, text, within};
-use crate::runtime::hex;
+use super::{Engine, LOOK_TIMEOUT, Opened, answer, broken_by_row, find, one_of, own_text, quote, text, within};
 use crate::source::mapping::{Kind, Mapping, Row};
 use crate::source::{Column, Config, Error, Follow, Look, Page, ROWS_FIRST, Windows};
 
@@ -48,8 +47,9 @@ pub(in crate::source) struct Windowed<E: Engine> {
 struct Flag {
     /// The rows that are not: what stands before the cells, and what after them up to the limit.
     read: (String, String),
-    /// Sets it for the rows with these ids.
+    /// Sets it for the rows whose id, a column of this type, is one of those that follow.
     set: String,
+    id: (String, String),
 }
 
 impl<E: Engine> Windows for Windowed<E> {
@@ -109,25 +109,24 @@ impl<E: Engine> Windows for Windowed<E> {
     async fn find(&mut self, own_id: &str) -> Result<Option<Row>, Error> {
         let (Opened { name, pool, .. }, Window { list, table, fields, id: (id, kind), .. }) =
             (&self.opened, &self.window);
-        let (column, bind) = match kind {
-            // Sixteen bytes are shown as a UUID.
-            Kind::Bytes => {
-                let uuid = uuid::Uuid::try_parse(own_id).map(|uuid| uuid.simple().to_string());
-                let digits = uuid.unwrap_or_else(|_| hex(own_id.as_bytes()));
-                (format!("lower({})", E::hex(id)), format!("{}{digits}", E::HEX_PREFIX))
-            }
-            _ => (format!("cast({id} as {})", E::TEXT), own_id.to_owned()),
+        let column = match kind {
+            Kind::Bytes => format!("lower({})", E::hex(id)),
+            _ => format!("cast({id} as {})", E::TEXT),
         };
+        let bind = own_text::<E>(*kind, own_id);
         let statement = format!("select ''{list} from {table} where {column} = {} limit 1", E::TEXT_BIND).into();
         let read = async { E::read_marked(&mut *pool.acquire().await?, &statement, fields, &[bind], 1).await };
         Ok(answer(name, read).await?.rows.into_iter().next())
     }
 
     async fn taken(&mut self, marks: &[String]) -> Result<(), Error> {
-        let (Opened { name, pool, .. }, Some(Flag { set, .. })) = (&self.opened, &self.flag) else { return Ok(()) };
+        let (Opened { name, pool, .. }, Some(Flag { set, id, .. })) = (&self.opened, &self.flag) else {
+            return Ok(());
+        };
         let mut flagged = 0;
         for marks in marks.chunks(FLAGS_MAX) {
-            flagged += answer(name, E::set_flag(pool, set, self.window.id.1, marks)).await?;
+            flagged +=
+                answer(name, E::write(pool, format!("{set}{}", one_of::<E>(&id.0, &id.1, marks.len())), marks)).await?;
         }
         if flagged == 0 && !marks.is_empty() {
             // Else the same rows would be read for ever, at full speed.
@@ -190,7 +189,7 @@ fn flag<E: Engine>(config: &Config, opened: &Opened<E>, window: &Window, column:
     };
     let rows = format!(" from {table} where {unset} and {by_id} is not null order by {order}");
     let read = (format!("select coalesce({mark}, '')"), rows);
-    let (column, ids) = (quote::<E>(&column), E::one_of(by_id, &id_type));
-    let set = format!("update {} set {column} = {value} where {unset} and {ids}", opened.table.quoted::<E>());
-    Ok(Flag { read, set })
+    let column = quote::<E>(&column);
+    let set = format!("update {} set {column} = {value} where {unset} and ", opened.table.quoted::<E>());
+    Ok(Flag { read, set, id: (by_id.clone(), id_type) })
 }
