@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
+use crate::filter::Filter;
 use crate::journal::{Journal, redacted};
+use crate::runtime::{Clock, Tasks};
 use crate::{source, telemetry};
 
 #[derive(clap::Args)]
@@ -14,6 +16,12 @@ pub struct Arguments {
     /// Only this source.
     #[arg(long)]
     source: Option<String>,
+    /// Have what is missing journaled, at the next positions, by the gateway that serves the journal.
+    #[arg(long)]
+    repair: bool,
+    /// The same for events of this type only, such as one that was withheld before (`*` at the end: all that start so).
+    #[arg(long, value_name = "TYPE", conflicts_with = "repair")]
+    republish: Option<String>,
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -26,7 +34,16 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let place = redacted(&config.journal.url);
     let journal =
         Journal::open_to_read(&config.journal).await.with_context(|| format!("can't open the journal {place}"))?;
-    let Some(journal) = journal else { bail!("there is no journal {place} yet") };
+    let Some(mut journal) = journal else { bail!("there is no journal {place} yet") };
+    let repair = match (arguments.repair, &arguments.republish) {
+        (_, Some(r#type)) => Some(Filter { types: vec![r#type.clone()], ..Filter::default() }),
+        (true, None) => Some(Filter::default()),
+        (false, None) => None,
+    };
+    if let Some(filter) = &repair {
+        filter.check().map_err(|cause| anyhow::anyhow!("--republish: {cause}"))?;
+        journal = Journal::open(&config.journal, &Clock::system(), &Tasks::default()).await?;
+    }
     let (catalogue, mut is_whole) = (config.catalogue().map_err(anyhow::Error::msg)?, true);
     let read = config.sources.iter().filter(|source| !source.push);
     for source in read.filter(|source| only.is_none_or(|only| only == source.name)) {
@@ -34,7 +51,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             super::print(&format!("{}: a feed, which has nothing to count against\n", source.name));
             continue;
         }
-        let audit = match source::audit(source, &catalogue, &journal).await {
+        let audit = match source::audit(source, &catalogue, &journal, repair.as_ref()).await {
             Ok(audit) => audit,
             Err(cause) => {
                 super::print(&format!("{}: FAULT: {cause}\n", source.name));
@@ -42,7 +59,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 continue;
             }
         };
-        let source::Audit { journaled, withheld, quarantined, not_read_yet, missing, named } = audit;
+        let source::Audit { journaled, withheld, quarantined, not_read_yet, missing, requested, named } = audit;
         super::print(&format!(
             "{}: {missing} missing, {journaled} journaled, {withheld} withheld, {quarantined} quarantined, \
              {not_read_yet} not read yet\n",
@@ -54,7 +71,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         if missing > named.len() as u64 {
             super::print(&format!("  and {} more\n", missing - named.len() as u64));
         }
-        is_whole &= missing == 0;
+        if requested > 0 {
+            super::print(&format!("  {requested} of them are going to be journaled by `postern serve`\n"));
+        }
+        is_whole &= missing <= requested;
     }
+    journal.close().await;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

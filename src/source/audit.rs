@@ -1,4 +1,5 @@
-//! `postern audit`: is every row of a source that should have left in the journal? Reads ids only, and writes nothing.
+//! `postern audit`: is every row of a source that should have left in the journal? Reads ids only, and writes nothing but
+//! what was asked for: rows to be journaled stand in quarantine until `upkeep` reads them again.
 
 use std::time::Duration;
 
@@ -8,12 +9,15 @@ use super::holes::Checkpoint;
 use super::mapping::{Mapped, Mapping, Row};
 use super::{Error, Page, ROWS_MAX, Source, Windows, with_adapter};
 use crate::catalogue::Catalogue;
-use crate::journal::Journal;
+use crate::filter::Filter;
+use crate::journal::{Append, Journal, Quarantined};
 
 /// Ids that are named; more are only counted.
 const NAMED_MAX: usize = 1_000;
 /// When the named ones are looked for once more.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// The reason of rows in quarantine that an audit wants journaled.
+pub(super) const MISSING: &str = "missing";
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,15 +28,23 @@ pub struct Audit {
     /// Above the highest number that was read; they come next.
     pub not_read_yet: u64,
     pub missing: u64,
+    /// Of the missing ones, those that were handed over to be journaled.
+    pub requested: u64,
     /// The first of them: the number, if rows have one, and the public id.
     pub named: Vec<(Option<i64>, String)>,
 }
 
-/// Compares a source with the journal.
+/// Compares a source with the journal. What is missing and passes `repair` is handed over to be journaled, at the next
+/// positions, by the gateway that serves the journal.
 ///
 /// # Errors
 /// A configuration that does not fit the table, the database, the journal.
-pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) -> Result<Audit, Error> {
+pub async fn audit(
+    config: &Config,
+    catalogue: &Catalogue,
+    journal: &Journal,
+    repair: Option<&Filter>,
+) -> Result<Audit, Error> {
     let max = match config.follow() {
         Follow::Probe => {
             let row = journal.source(&config.name).await.map_err(|cause| config.journal_error(cause))?;
@@ -42,7 +54,7 @@ pub async fn audit(config: &Config, catalogue: &Catalogue, journal: &Journal) ->
         Follow::Xmin | Follow::Overlap | Follow::Flag => i64::MAX,
     };
     let config = &ids_only(config);
-    let reader = Reader { config, catalogue, journal, max };
+    let reader = Reader { config, catalogue, journal, repair, max };
     let mut audit = with_adapter!(
         config,
         Adapter,
@@ -87,6 +99,7 @@ struct Reader<'a> {
     config: &'a Config,
     catalogue: &'a Catalogue,
     journal: &'a Journal,
+    repair: Option<&'a Filter>,
     /// The highest number that was read.
     max: i64,
 }
@@ -126,9 +139,10 @@ impl Reader<'_> {
         for row in rows {
             match mapping.map(row, self.catalogue) {
                 Mapped::Event(event) => events.push(Seen {
-                    id: event.id,
                     own_id: mapping.own_id(row).unwrap_or_default(),
                     number: numbered.then_some(row.sequence),
+                    is_asked_for: self.repair.is_some_and(|filter| filter.matches(&event)),
+                    id: event.id,
                 }),
                 Mapped::Withheld => audit.withheld += 1,
                 Mapped::Quarantined(_) => audit.quarantined += 1,
@@ -140,20 +154,36 @@ impl Reader<'_> {
         // A conflict is kept under its public id.
         let both: Vec<String> = events.iter().flat_map(|seen| [seen.id.clone(), seen.own_id.clone()]).collect();
         let quarantined = self.journal.quarantined(&self.config.name, &both).await.map_err(error)?;
-        for Seen { id, own_id, number } in events {
+        let mut requested = Vec::new();
+        for Seen { id, own_id, number, is_asked_for } in events {
             let sequence = number.map(|number| number.to_string());
-            if quarantined.contains(&(own_id, sequence.clone())) || quarantined.contains(&(id.clone(), sequence)) {
+            let is_quarantined = |id: &String| quarantined.contains(&(id.clone(), sequence.clone()));
+            if is_quarantined(&own_id) || is_quarantined(&id) {
                 audit.quarantined += 1;
             } else if known.contains_key(&id) {
                 audit.journaled += 1;
             } else {
                 audit.missing += 1;
+                if is_asked_for {
+                    requested.push(Quarantined {
+                        event_id: Some(own_id),
+                        sequence,
+                        reason: MISSING,
+                        detail: "an audit did not find it in the journal; it is going to be read again".to_owned(),
+                        raw: String::new(),
+                    });
+                }
                 if audit.named.len() < NAMED_MAX {
                     audit.named.push((number, id));
                 }
             }
         }
-        Ok(())
+        if requested.is_empty() {
+            return Ok(());
+        }
+        audit.requested += requested.len() as u64;
+        let append = Append { source: self.config.name.clone(), quarantined: requested, ..Append::default() };
+        self.journal.append(append).await.map(|_| ()).map_err(error)
     }
 }
 
@@ -162,4 +192,5 @@ struct Seen {
     id: String,
     own_id: String,
     number: Option<i64>,
+    is_asked_for: bool,
 }

@@ -39,6 +39,8 @@ pub struct Config {
     pub gate: Option<GateBy>,
     /// How often rows are looked for that were written later below numbers that are read, where the database can tell.
     pub sweep: Duration,
+    /// How often the table is compared with the journal.
+    pub audit: Option<Duration>,
     /// An SQL condition; rows where it does not hold stay inside.
     pub condition: Option<String>,
     /// The zone of times that don't say theirs, by its IANA name.
@@ -74,6 +76,8 @@ struct Written {
     gate: Option<GateBy>,
     #[serde(default = "sweep_default", deserialize_with = "duration")]
     sweep: Duration,
+    #[serde(default, deserialize_with = "audit")]
+    audit: Option<Duration>,
     #[serde(rename = "where")]
     condition: Option<String>,
     time_zone: Option<String>,
@@ -98,6 +102,7 @@ impl TryFrom<Written> for Config {
             listen,
             gate,
             sweep,
+            audit,
             condition,
             time_zone,
             columns,
@@ -114,6 +119,7 @@ impl TryFrom<Written> for Config {
             listen,
             gate,
             sweep,
+            audit,
             condition,
             time_zone,
             columns,
@@ -185,6 +191,15 @@ fn sweep_default() -> Duration {
     Duration::from_secs(30)
 }
 
+/// `"off"`, `"daily"` or a duration.
+fn audit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "off" => Ok(None),
+        "daily" => Ok(Some(DAY)),
+        other => duration(serde::de::value::StrDeserializer::new(other)).map(Some),
+    }
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).filter(|wait| (Duration::from_millis(1)..=DAY).contains(wait)).ok_or_else(|| {
@@ -215,6 +230,7 @@ impl Config {
             listen: None,
             gate: None,
             sweep: sweep_default(),
+            audit: None,
             condition: None,
             time_zone: None,
             columns: Columns::default(),

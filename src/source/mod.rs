@@ -23,6 +23,7 @@ mod retry;
 mod sql;
 mod status;
 mod time;
+mod upkeep;
 mod window;
 
 use std::future::Future;
@@ -219,7 +220,11 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
     }
     let status = running.status.clone();
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
-    let setting = pump::Setting { config, journal, catalogue, status, clock: Clock::system() };
+    let setting = Arc::new(pump::Setting { config, journal, catalogue, status, clock: Clock::system() });
+    if setting.config.has_table() {
+        let (setting, stop) = (Arc::clone(&setting), stop.clone());
+        tasks.spawn(&format!("upkeep of {task}"), async move { upkeep::run(&setting, stop).await });
+    }
     tasks.spawn(&task, async move {
         if setting.config.feed.is_some() {
             return pump::run::<FeedPump>(setting, stop).await;

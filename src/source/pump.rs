@@ -78,11 +78,11 @@ impl Setting {
 }
 
 /// Reads the source until told to stop.
-pub(super) async fn run<P: Pump>(setting: Setting, stop: CancellationToken) {
+pub(super) async fn run<P: Pump>(setting: Arc<Setting>, stop: CancellationToken) {
     // What is cut off here is read again after the next start.
     tokio::select! {
         () = stop.cancelled() => {}
-        () = forever::<P>(Arc::new(setting)) => {}
+        () = forever::<P>(setting) => {}
     }
 }
 

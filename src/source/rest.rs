@@ -86,6 +86,7 @@ impl Sources {
             "holeCount": state.hole_count,
             "gate": state.gate,
             "sweptAt": state.swept_at.map(|at| Micros(at).to_text()),
+            "audit": state.audit,
             "catchUp": state.catch_up,
             "journaled": count(|row| row.journaled),
             "withheld": count(|row| row.withheld),

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Config, Follow};
+use crate::event::Micros;
 
 /// The state of one source, shared between its loop and those who show it.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct State {
     pub gate: Option<Held>,
     /// When the last sweep ended.
     pub swept_at: Option<i64>,
+    /// What the last scheduled audit found.
+    pub audit: Option<Audited>,
     /// How far a table is read that is far ahead.
     pub catch_up: Option<CatchUp>,
 }
@@ -46,6 +49,25 @@ pub struct State {
 pub struct Held {
     pub waiting: usize,
     pub given_up: u64,
+}
+
+/// The source compared with the journal, in rows.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audited {
+    #[serde(serialize_with = "as_text")]
+    pub at: i64,
+    pub journaled: u64,
+    pub withheld: u64,
+    pub quarantined: u64,
+    pub not_read_yet: u64,
+    pub missing: u64,
+    /// The first of the missing ones.
+    pub missing_ids: Vec<String>,
+}
+
+fn as_text<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&Micros(*at).to_text())
 }
 
 /// Reading what was there before: rows, and rows a second.
@@ -94,6 +116,7 @@ impl Status {
             hole_count: 0,
             gate: config.gate.map(|_| Held::default()),
             swept_at: None,
+            audit: None,
             catch_up: None,
         })))
     }

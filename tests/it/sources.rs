@@ -807,10 +807,10 @@ async fn check_names_what_is_missing_and_what_was_meant() {
 }
 
 /// Runs `postern audit` on the gateway's own configuration; its exit code and what it prints.
-fn audit(gateway: &Gateway) -> (Option<i32>, String) {
+fn audit(gateway: &Gateway, more: &[&str]) -> (Option<i32>, String) {
     let config = gateway.dir.path().join("postern.toml");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_postern"));
-    let output = command.args(["audit", "--config"]).arg(config).output().unwrap();
+    let output = command.args(["audit", "--config"]).arg(config).args(more).output().unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
@@ -826,7 +826,7 @@ async fn audit_names_what_is_missing() {
         let more = format!("follow = {follow:?}\npoll = {{ fixed_delay = \"1h\" }}\nsweep = \"1h\"");
         let gateway = Gateway::start_with(journal, &configuration(&database.url, &more)).await;
         wait_for("all rows", || async { (counts(&gateway).await == (2, 1, 1)).then_some(()) }).await;
-        let (code, said) = audit(&gateway);
+        let (code, said) = audit(&gateway, &[]);
         assert_eq!(said, "cart: 0 missing, 2 journaled, 1 withheld, 1 quarantined, 0 not read yet\n");
         assert_eq!(code, Some(0));
         run!(
@@ -834,7 +834,7 @@ async fn audit_names_what_is_missing() {
             "insert into tb_cart_event (seq, event_id, cart_id, version) values (-7, 'lost', 'x', 4)",
             insert("3", "x", 3)
         );
-        let (code, said) = audit(&gateway);
+        let (code, said) = audit(&gateway, &[]);
         let expected = match follow {
             "probe" => {
                 "cart: 1 missing, 2 journaled, 1 withheld, 1 quarantined, 1 not read yet\n  missing: -7 cart:lost\n"
@@ -844,7 +844,43 @@ async fn audit_names_what_is_missing() {
             }
         };
         assert_eq!((code, said.as_str()), (Some(1), expected));
+        assert_eq!(audit(&gateway, &["--republish", "Other*"]), (Some(1), expected.to_owned()));
+        let (code, said) = audit(&gateway, &["--repair"]);
+        assert!(code == Some(0) && said.contains("of them are going to be journaled"), "{said}");
+        let found: &[&str] = if follow == "probe" { &["1", "2", "lost+"] } else { &["1", "2", "lost+", "3+"] };
+        until_all(&gateway, found).await;
+        let is_known = || async { audit(&gateway, &[]).1.contains(": 0 missing,").then_some(()) };
+        wait_for("an audit that misses nothing", is_known).await;
+        assert_eq!(counts(&gateway).await.2, 1, "the quarantine holds what it held before");
     }
+}
+
+#[tokio::test]
+async fn a_type_that_is_published_later_is_republished_on_request_and_audits_run_on_time() {
+    let (mut gateway, mut shop, dir) = sqlite_shop(OFTEN).await;
+    let url = format!("sqlite://{}", dir.path().join("shop.db").display());
+    let config = |publish| {
+        let source = configuration(&url, &format!("{OFTEN}\naudit = \"50ms\""));
+        format!("{source}[events.ItemRemoved]\npublish = {publish}\n")
+    };
+    gateway.reconfigure(&config(false)).await;
+    let removed = insert("2", "x", 2).replace("version)", "version, event_type)").replace("2)", "2, 'ItemRemoved')");
+    run!(shop, insert("1", "x", 1), removed, insert("3", "x", 3));
+    until(&gateway, &["1", "3"]).await;
+    gateway.reconfigure(&config(true)).await;
+    let audited = async |missing: serde_json::Value| {
+        let is_so = || async {
+            let audit = &json(gateway.get("/sources/cart").await).await["audit"];
+            (audit["missingIds"] == missing).then(|| audit.clone())
+        };
+        wait_for(&format!("an audit that misses {missing}"), is_so).await
+    };
+    let audit_found = audited(serde_json::json!(["cart:2"])).await;
+    assert_eq!((audit_found["missing"].as_i64(), audit_found["journaled"].as_i64()), (Some(1), Some(2)));
+    let (code, said) = audit(&gateway, &["--republish", "ItemRemoved"]);
+    assert!(code == Some(0) && said.contains("1 of them are going to be journaled"), "{said}");
+    until(&gateway, &["1", "3", "2+"]).await;
+    audited(serde_json::json!([])).await;
 }
 
 #[tokio::test]
@@ -922,5 +958,5 @@ async fn one_id_for_two_events_is_a_conflict_that_stays_and_is_counted() {
     assert_eq!((&answer["resolved"], &answer["stay"]), (&0.into(), &2.into()), "{answer}");
     let after = json(gateway.get("/sources/cart/quarantine").await).await;
     assert_eq!(before["items"], after["items"], "they stay as they were");
-    assert_eq!(audit(&gateway).1, "cart: 0 missing, 2 journaled, 0 withheld, 2 quarantined, 0 not read yet\n");
+    assert_eq!(audit(&gateway, &[]).1, "cart: 0 missing, 2 journaled, 0 withheld, 2 quarantined, 0 not read yet\n");
 }
