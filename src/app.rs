@@ -69,8 +69,8 @@ impl Gateway {
 
         let feeds =
             Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open()).map_err(anyhow::Error::msg)?;
-        let (webhooks, url) = (&config.webhooks, &config.journal.url);
-        let webhooks = Webhooks::open(webhooks, url, journal.clone(), outgoing, &site, clock, auth.clone()).await?;
+        let (open, known) = (Webhooks::open, Arc::clone(&catalogue));
+        let webhooks = open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone()).await?;
         feeds.run(&tasks);
         webhooks.clone().run(&tasks);
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);

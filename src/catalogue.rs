@@ -1,7 +1,10 @@
-//! The catalogue: what an event type is called in one line, and whether it leaves the house.
+//! The catalogue: what an event type is called in one line, what its data looks like, and whether it leaves the house.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use jsonschema::{PatternOptions, Validator};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, context};
 use serde::Deserialize;
@@ -11,6 +14,8 @@ use crate::event::Event;
 
 /// Longest summary, in characters: it is a line for people, not the event again.
 const SUMMARY_CHARS_MAX: usize = 500;
+/// Longest sentence on why data does not fit its schema, in characters.
+const MISMATCH_CHARS_MAX: usize = 300;
 /// Steps of a template; one that loops for ever ends here.
 const FUEL: u64 = 20_000;
 
@@ -30,12 +35,30 @@ pub struct Config {
     pub default: Unlisted,
 }
 
+/// What becomes of events whose data does not fit their schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validate {
+    /// They are journaled.
+    Off,
+    /// They are journaled and counted.
+    #[default]
+    Report,
+    /// They are quarantined.
+    Quarantine,
+}
+
 /// `[events."…"]` of the configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TypeConfig {
     /// Whether events of this type leave the house; nothing said means yes.
     pub publish: Option<bool>,
+    /// Whether a webhook that starts in the past gets those from before it was made; nothing said means yes.
+    pub replay: Option<bool>,
+    /// A file: the JSON Schema of the data.
+    pub schema: Option<PathBuf>,
+    pub validate: Validate,
     /// A minijinja template of the one line that feeds show.
     pub summary: Option<String>,
 }
@@ -46,15 +69,26 @@ pub struct Catalogue {
     unlisted: Unlisted,
     types: BTreeMap<String, TypeConfig>,
     /// By type.
+    schemas: Arc<BTreeMap<String, Validator>>,
+    /// By type.
     summaries: Environment<'static>,
 }
 
 impl Catalogue {
-    /// Reads the templates.
+    /// Reads the templates, and the schemas' texts by type.
     ///
     /// # Errors
-    /// A sentence that names the type whose template is wrong, and where.
-    pub fn new(config: &Config, types: BTreeMap<String, TypeConfig>) -> Result<Self, String> {
+    /// A sentence that names the type whose template or schema is wrong, and where.
+    pub fn new(
+        config: &Config,
+        types: BTreeMap<String, TypeConfig>,
+        schemas: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        let validators = schemas.iter().map(|(name, text)| {
+            let validator = validator(text).map_err(|cause| format!("[events.\"{name}\"] `schema`: {cause}"))?;
+            Ok((name.clone(), validator))
+        });
+        let schemas = Arc::new(validators.collect::<Result<_, String>>()?);
         let mut summaries = Environment::new();
         summaries.set_fuel(Some(FUEL));
         // Who shows the line escapes it; the library would by the name, which is the type's.
@@ -63,7 +97,7 @@ impl Catalogue {
             let added = summaries.add_template_owned(name.clone(), text.clone());
             added.map_err(|cause| format!("[events.\"{name}\"] `summary`: {cause}"))?;
         }
-        Ok(Self { unlisted: config.default, types, summaries })
+        Ok(Self { unlisted: config.default, types, schemas, summaries })
     }
 
     /// Whether events of this type enter the journal. The others are counted as withheld.
@@ -72,6 +106,40 @@ impl Catalogue {
             Some(config) => config.publish.unwrap_or(true),
             None => self.unlisted == Unlisted::Publish,
         }
+    }
+
+    /// Whether a webhook gets events of this type that are older than itself.
+    pub fn replays(&self, r#type: &str) -> bool {
+        self.types.get(r#type).and_then(|config| config.replay).unwrap_or(true)
+    }
+
+    /// The same without schemas, for whoever has no data.
+    pub fn without_schemas(&self) -> Self {
+        Self { schemas: Arc::default(), ..self.clone() }
+    }
+
+    /// Why the data of the event does not fit, where such an event must be quarantined.
+    pub fn refuses(&self, event: &Event) -> Option<String> {
+        self.mismatch(event, Validate::Quarantine)
+    }
+
+    /// Why the data of the event does not fit, where that is counted.
+    pub fn reports(&self, event: &Event) -> Option<String> {
+        self.mismatch(event, Validate::Report)
+    }
+
+    /// Names the place and the rule, not the value: it may be a secret.
+    fn mismatch(&self, event: &Event, validate: Validate) -> Option<String> {
+        self.types.get(&event.r#type).filter(|config| config.validate == validate)?;
+        let schema = self.schemas.get(&event.r#type)?;
+        // What came was checked to be JSON; a number that is none for us fits no schema.
+        let data: Value = match serde_json::from_str(&event.data) {
+            Ok(data) => data,
+            Err(cause) => return Some(format!("data can't be validated: {cause}")),
+        };
+        let error = schema.validate(&data).err()?;
+        let text = format!("data{} does not fit the schema: {}", error.instance_path(), error.masked());
+        Some(text.chars().take(MISMATCH_CHARS_MAX).collect())
     }
 
     /// The one line that feeds show: what the type's template makes of the event, or `{type} {aggregateId}`.
@@ -103,15 +171,27 @@ impl Catalogue {
     }
 }
 
+/// Patterns take linear time, whatever the data; a schema that needs more is refused.
+fn validator(text: &str) -> Result<Validator, String> {
+    let schema: Value = serde_json::from_str(text).map_err(|cause| format!("is no JSON: {cause}"))?;
+    let options = jsonschema::options().with_pattern_options(PatternOptions::regex());
+    options.build(&schema).map_err(|cause| format!("can't be used, at `{}`: {cause}", cause.instance_path()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::Micros;
 
     fn summary(template: &str, data: &str) -> Result<String, String> {
-        let placed = TypeConfig { publish: None, summary: Some(template.to_owned()) };
-        let catalogue = Catalogue::new(&Config::default(), BTreeMap::from([("OrderPlaced".to_owned(), placed)]))?;
-        let event = Event {
+        let placed = TypeConfig { summary: Some(template.to_owned()), ..TypeConfig::default() };
+        let types = BTreeMap::from([("OrderPlaced".to_owned(), placed)]);
+        let catalogue = Catalogue::new(&Config::default(), types, &BTreeMap::new())?;
+        Ok(catalogue.summary(&placed_with(data)))
+    }
+
+    fn placed_with(data: &str) -> Event {
+        Event {
             id: "e-1".into(),
             source: "shop".into(),
             r#type: "OrderPlaced".into(),
@@ -121,8 +201,33 @@ mod tests {
             occurred_at: Micros(0),
             data: data.into(),
             metadata: None,
+        }
+    }
+
+    #[test]
+    fn data_that_does_not_fit_is_told_by_its_place_and_not_by_its_value() {
+        let read = |schema: &str, validate| {
+            let types = BTreeMap::from([("OrderPlaced".to_owned(), TypeConfig { validate, ..TypeConfig::default() })]);
+            Catalogue::new(&Config::default(), types, &BTreeMap::from([("OrderPlaced".to_owned(), schema.to_owned())]))
         };
-        Ok(catalogue.summary(&event))
+        let schema = r#"{"properties": {"lines": {"items": {"properties": {"qty": {"type": "integer"}}}}}}"#;
+        let catalogue = read(schema, Validate::Report).expect("a schema");
+        let (good, bad) = (placed_with(r#"{"lines": [{"qty": 1}]}"#), placed_with(r#"{"lines": [{"qty": "secret"}]}"#));
+        assert_eq!((catalogue.reports(&good), catalogue.refuses(&bad)), (None, None));
+        let told = catalogue.reports(&bad).expect("it does not fit");
+        assert!(told.starts_with("data/lines/0/qty does not fit the schema:") && !told.contains("secret"), "{told}");
+        assert!(read(schema, Validate::Quarantine).expect("a schema").refuses(&bad).is_some());
+        assert_eq!(read(schema, Validate::Off).expect("a schema").reports(&bad), None);
+        assert!(catalogue.without_schemas().reports(&bad).is_none());
+        for (wrong, part) in [
+            (r#"{"type": "intger"}"#, "intger"),
+            (r#"{"$ref": "https://elsewhere.example/s.json"}"#, "elsewhere.example"),
+            (r#"{"pattern": "(?=a)b"}"#, "pattern"),
+            ("{", "is no JSON"),
+        ] {
+            let cause = read(wrong, Validate::Report).expect_err(wrong);
+            assert!(cause.starts_with("[events.\"OrderPlaced\"] `schema`") && cause.contains(part), "{cause}");
+        }
     }
 
     #[test]

@@ -104,7 +104,8 @@ impl Config {
         };
         resolve_url(&mut self.journal.url);
         self.sources.iter_mut().for_each(|source| resolve_url(&mut source.url));
-        if let Some(path) = &mut self.webhooks.sealing_key_file {
+        let schemas = self.events.values_mut().filter_map(|event| event.schema.as_mut());
+        for path in schemas.chain(self.webhooks.sealing_key_file.as_mut()) {
             *path = folder.join(&*path);
         }
     }
@@ -114,8 +115,21 @@ impl Config {
     /// # Errors
     /// A sentence that names the event type and what is wrong with it.
     pub fn catalogue(&self) -> Result<catalogue::Catalogue, String> {
-        catalogue::Catalogue::new(&self.catalogue, self.events.clone())
+        let mut schemas = BTreeMap::new();
+        for (name, path) in self.events.iter().filter_map(|(name, event)| Some((name, event.schema.as_ref()?))) {
+            let text = read_bounded(path)
+                .map_err(|cause| format!("[events.\"{name}\"] `schema`: can't read `{}`: {cause}", path.display()))?;
+            schemas.insert(name.clone(), text);
+        }
+        catalogue::Catalogue::new(&self.catalogue, self.events.clone(), &schemas)
     }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than 1 MiB"));
+    }
+    std::fs::read_to_string(path)
 }
 
 /// `${VAR}` becomes the variable's value, written so that it may stand between double quotes.

@@ -158,5 +158,5 @@ fn arrival(n: usize, carts: usize, data_bytes: usize) -> Arrival {
         metadata: None,
     };
     let summary = format!("{} {}", event.r#type, event.aggregate_id);
-    Arrival { event, sequence: None, summary, late: false }
+    Arrival { event, sequence: None, summary, mismatch: None, late: false }
 }

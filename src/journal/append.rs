@@ -7,7 +7,8 @@ use tracing::debug;
 
 use super::db::Conn;
 use super::writer::{HeadRow, Write};
-use super::{Error, Journal, inbox, sources};
+use super::{Error, Journal, inbox, sources, types};
+use crate::catalogue::Catalogue;
 use crate::event::Event;
 
 /// A batch of one source: what it read, and how far it has read.
@@ -35,7 +36,17 @@ pub struct Arrival {
     /// Its number in the source, for the one who has to find the row.
     pub sequence: Option<i64>,
     pub summary: String,
+    /// Why its data does not fit its schema, where that is counted.
+    pub mismatch: Option<String>,
     pub late: bool,
+}
+
+impl Arrival {
+    /// An event with what the catalogue says of it.
+    pub fn new(catalogue: &Catalogue, event: Event, sequence: Option<i64>, late: bool) -> Self {
+        let (summary, mismatch) = (catalogue.summary(&event), catalogue.reports(&event));
+        Self { event, sequence, summary, mismatch, late }
+    }
 }
 
 /// A row that could not become an event.
@@ -155,6 +166,7 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
     }
     appended.first = placed.first().map(|placed: &Placed<'_>| placed.head.position);
     inbox::insert(conn, &placed).await?;
+    types::count(conn, &placed).await?;
     // More or fewer in quarantine.
     let mut quarantined = 0;
     for id in &append.resolved {

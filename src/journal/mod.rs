@@ -12,6 +12,7 @@ mod entries;
 mod inbox;
 mod pages;
 mod sources;
+mod types;
 pub mod webhooks;
 mod writer;
 
@@ -238,6 +239,11 @@ impl Journal {
     /// The incarnation: 8 hex digits, the first part of every cursor.
     pub fn id(&self) -> &str {
         &self.inner.id
+    }
+
+    /// As it is configured, with its password.
+    pub fn url(&self) -> &str {
+        &self.inner.url
     }
 
     /// When the journal began: the time of an empty feed, and the year of Atom ids.

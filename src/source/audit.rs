@@ -53,7 +53,7 @@ pub async fn audit(
         }
         Follow::Xmin | Follow::Overlap | Follow::Flag => i64::MAX,
     };
-    let config = &ids_only(config);
+    let (config, catalogue) = (&ids_only(config), &catalogue.without_schemas());
     let reader = Reader { config, catalogue, journal, repair, max };
     let mut audit = with_adapter!(
         config,

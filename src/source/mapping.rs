@@ -214,7 +214,7 @@ impl Mapping {
         metadata.map_or(Ok(()), |text| check_json(text, KEYS[METADATA]))?;
         let data = self.text(row, DATA)?.unwrap_or("null");
         check_json(data, KEYS[DATA])?;
-        Ok(Some(Event {
+        let event = Event {
             id: public_id(&self.source, &own_id),
             source: self.source.clone(),
             r#type,
@@ -224,7 +224,8 @@ impl Mapping {
             occurred_at: self.time(row)?,
             data: data.to_owned(),
             metadata: metadata.map(str::to_owned),
-        }))
+        };
+        check_schema(catalogue, &event).map(|()| Some(event))
     }
 
     /// The aggregate of a row, its type first, and the version; nothing unless all of these can be read.
@@ -292,6 +293,14 @@ pub(super) fn check_name(text: &str, key: &str, missing: &'static str) -> Result
         1..=NAME_BYTES_MAX => Ok(()),
         bytes => Err(fault("too-long", format!("{key} has {bytes} bytes; at most {NAME_BYTES_MAX} can be used"))),
     }
+}
+
+/// Checks the data of an event, where what does not fit its schema must not get through.
+///
+/// # Errors
+/// Where it does not fit.
+pub(super) fn check_schema(catalogue: &Catalogue, event: &Event) -> Result<(), Fault> {
+    catalogue.refuses(event).map_or(Ok(()), |detail| Err(fault("bad-schema", detail)))
 }
 
 /// Checks a JSON text without building a tree. Lone surrogates pass: they are the source's business.

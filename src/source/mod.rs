@@ -27,7 +27,7 @@ mod upkeep;
 mod window;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -220,7 +220,8 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
     }
     let status = running.status.clone();
     let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
-    let setting = Arc::new(pump::Setting { config, journal, catalogue, status, clock: Clock::system() });
+    let setting =
+        Arc::new(pump::Setting { config, journal, catalogue, status, clock: Clock::system(), told: Mutex::default() });
     if setting.config.has_table() {
         let (setting, stop) = (Arc::clone(&setting), stop.clone());
         tasks.spawn(&format!("upkeep of {task}"), async move { upkeep::run(&setting, stop).await });

@@ -421,8 +421,7 @@ impl<S: Source> Probe<S> {
         while let Some(Found { sequence, late, it }) = batch.events.pop_front_if(|found| budget.takes(bytes(&found.it)))
         {
             checkpoint.holes.found(sequence);
-            let summary = self.setting.catalogue.summary(&it);
-            append.arrivals.push(Arrival { event: it, sequence: Some(sequence), summary, late });
+            append.arrivals.push(Arrival::new(&self.setting.catalogue, it, Some(sequence), late));
         }
         let waiting = batch.events.iter().chain(rest).map(|found| found.sequence).min();
         // Once the others are counted they must not be read again, so they wait for what stands below them.

@@ -2,8 +2,9 @@
 //! any point neither loses nor repeats, and an error just starts it again. What "where I am" means is the pump's: numbers
 //! (`probe`) or windows (`window`).
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -50,6 +51,8 @@ pub(super) struct Setting {
     pub catalogue: Arc<Catalogue>,
     pub status: Status,
     pub clock: Clock,
+    /// Types whose mismatch with their schema was told.
+    pub told: Mutex<BTreeSet<String>>,
 }
 
 impl Setting {
@@ -63,6 +66,7 @@ impl Setting {
     pub(super) async fn append(&self, append: Append) -> Result<Appended, Error> {
         let name = &self.config.name;
         let newest = append.arrivals.iter().map(|arrival| arrival.event.occurred_at.0).max();
+        self.tell_mismatches(&append);
         let (quarantined, first) = (append.quarantined.len(), append.quarantined.first().map(|row| row.detail.clone()));
         let appended = self.journal.append(append).await.map_err(|cause| self.config.journal_error(cause))?;
         if let Some(first) = first {
@@ -74,6 +78,19 @@ impl Setting {
         }
         self.status.update(|state| state.last_event_at = newest.or(state.last_event_at));
         Ok(appended)
+    }
+}
+
+impl Setting {
+    /// Once a type: a team whose schema is behind its events knows then, and counts grow.
+    fn tell_mismatches(&self, append: &Append) {
+        for (r#type, cause) in append.arrivals.iter().filter_map(|it| Some((&it.event.r#type, it.mismatch.as_ref()?))) {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert(r#type.clone()) {
+                let name = &self.config.name;
+                warn!(source.name = %name, event.type = %r#type, "`{type}` of `{name}`: {cause}; more of them are only counted");
+            }
+        }
     }
 }
 

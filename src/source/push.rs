@@ -95,14 +95,16 @@ impl Push {
         let times = self.journal.times(&untimed.map(|undated| undated.event.id.clone()).collect::<Vec<_>>()).await?;
         let now = Micros(self.clock.now_micros());
         let mut append = Append { source: source.to_owned(), is_strict: true, ..Append::default() };
-        for Undated { mut event, time } in events {
+        for (n, Undated { mut event, time }) in events.into_iter().enumerate() {
             event.occurred_at = time.or(times.get(&event.id).copied()).unwrap_or(now);
-            if self.catalogue.publishes(&event.r#type) {
-                let summary = self.catalogue.summary(&event);
-                append.arrivals.push(Arrival { event, sequence: None, summary, late: false });
-            } else {
+            if !self.catalogue.publishes(&event.r#type) {
                 append.withheld += 1;
+                continue;
             }
+            if let Some(mismatch) = self.catalogue.refuses(&event) {
+                return Err(Problem::new(Kind::Unprocessable, format!("event {n}: {mismatch}; nothing was taken")));
+            }
+            append.arrivals.push(Arrival::new(&self.catalogue, event, None, false));
         }
         let offered: HashSet<String> = append.arrivals.iter().map(|arrival| arrival.event.id.clone()).collect();
         let appended = self.journal.append(append).await?;

@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -70,6 +70,7 @@ impl Sources {
     async fn state(&self, status: &Status) -> Result<Value, Problem> {
         let state = status.get();
         let kept = self.journal.source(&state.name).await?;
+        let mismatches = self.journal.mismatches(&state.name).await?;
         let count = |of: fn(&crate::journal::SourceRow) -> i64| kept.as_ref().map_or(0, of);
         Ok(json!({
             "name": state.name,
@@ -93,6 +94,7 @@ impl Sources {
             "duplicates": count(|row| row.duplicates),
             "changed": count(|row| row.changed),
             "quarantined": count(|row| row.quarantined),
+            "mismatches": mismatches.into_iter().map(|(r#type, count)| (r#type, count.into())).collect::<Map<_, _>>(),
         }))
     }
 }

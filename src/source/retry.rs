@@ -100,8 +100,7 @@ impl Retry<'_> {
                 Outcome::Withheld
             }
             Some(Mapped::Event(event)) => {
-                let summary = self.catalogue.summary(&event);
-                append.arrivals.push(Arrival { event, sequence: number(row), summary, late: true });
+                append.arrivals.push(Arrival::new(self.catalogue, event, number(row), true));
                 let appended = self.append(append).await?;
                 match appended {
                     appended if appended.conflicts > 0 => {

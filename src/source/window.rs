@@ -110,8 +110,8 @@ impl<S: Windows> WindowPump<S> {
             let mut append = Append { source: self.setting.config.name.clone(), ..Append::default() };
             let mut budget = Budget::default();
             while let Some(event) = events.next_if(|event| budget.takes(bytes(event))) {
-                let (summary, late) = (self.setting.catalogue.summary(&event), self.is_late(&event));
-                append.arrivals.push(Arrival { event, sequence: None, summary, late });
+                let late = self.is_late(&event);
+                append.arrivals.push(Arrival::new(&self.setting.catalogue, event, None, late));
             }
             while let Some(row) = quarantined.next_if(|row| budget.takes(row.raw.len())) {
                 append.quarantined.push(row);

@@ -762,6 +762,43 @@ async fn what_is_not_true_in_outbox_or_where_stays_inside_and_bad_rows_are_kept(
 }
 
 #[tokio::test]
+async fn data_that_does_not_fit_its_schema_is_counted_or_quarantined() {
+    let (mut gateway, mut shop, dir) = sqlite_shop(OFTEN).await;
+    let (url, schema) = (dir.path().join("shop.db"), dir.path().join("added.json"));
+    std::fs::write(&schema, r#"{"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}"#)
+        .unwrap();
+    let config = |validate: &str| {
+        let source = configuration(&format!("sqlite://{}", url.display()), OFTEN);
+        let push = "[[source]]\nname = \"pushed\"\npush = true\n";
+        format!("{push}{source}[events.ItemAdded]\nschema = {schema:?}\nvalidate = {validate:?}\n")
+    };
+    let event = |id: &str, data: &str| {
+        insert(id, "x", 1).replace("version)", "version, payload)").replace(", 1)", &format!(", 1, '{data}')"))
+    };
+    gateway.reconfigure(&config("off")).await;
+    run!(shop, event("1", "{}"));
+    until(&gateway, &["1"]).await;
+    gateway.reconfigure(&config("report")).await;
+    run!(shop, event("2", r#"{"n": "1"}"#), event("3", r#"{"n": 1}"#), event("4", "[]"));
+    until(&gateway, &["1", "2", "3", "4"]).await;
+    let found = json(gateway.get("/sources/cart").await).await["mismatches"].clone();
+    assert_eq!(found, serde_json::json!({ "ItemAdded": 2 }));
+    gateway.reconfigure(&config("quarantine")).await;
+    run!(shop, event("5", r#"{"n": "secret"}"#), event("6", r#"{"n": 1}"#));
+    until(&gateway, &["1", "2", "3", "4", "6"]).await;
+    let kept = json(gateway.get("/sources/cart/quarantine").await).await["items"].clone();
+    assert_eq!((kept.as_array().map(Vec::len), kept[0]["reason"].as_str()), (Some(1), Some("bad-schema")));
+    let detail = kept[0]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("data/n does not fit the schema") && !detail.contains("secret"), "{detail}");
+    let push = serde_json::json!({"specversion": "1.0", "id": "1", "source": "/", "type": "ItemAdded", "data": {}});
+    let request = gateway.client().post(gateway.url("/sources/pushed/events"));
+    let request = request.header("content-type", "application/cloudevents+json").body(push.to_string());
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 422);
+    assert!(json(answer).await["detail"].as_str().unwrap().starts_with("event 0: data does not fit"));
+}
+
+#[tokio::test]
 async fn a_database_that_comes_later_is_read_then() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("shop.db").display());

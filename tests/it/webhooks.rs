@@ -16,6 +16,22 @@ macro_rules! on_both_engines {
     };
 }
 
+#[tokio::test]
+async fn what_must_not_be_sent_again_stays_out_of_a_catch_up() {
+    let gateway = Gateway::start_with(Engine::Sqlite, "[events.ItemAdded]\nreplay = false\n").await;
+    let receiver = Receiver::start(ok).await;
+    gateway.append(events(1..=20)).await;
+    let webhook = register(&gateway, json!({"url": receiver.url, "from": "beginning"})).await;
+    gateway.append(events(21..=40)).await;
+    caught_up(&gateway, &webhook).await;
+    let all = events(1..=40);
+    let owed = all.iter().zip(1..).filter(|(event, n)| *n > 20 || event.r#type != "ItemAdded").map(|(_, n)| n);
+    let mut called = receiver.sequences();
+    called.sort_unstable();
+    assert_eq!(called, owed.collect::<Vec<i64>>());
+    assert!(called[0] <= 20 && called.len() < 40, "{called:?}");
+}
+
 on_both_engines! {
     every_matching_event_arrives_signed_once_and_in_order
     a_failing_event_holds_its_own_key_only_and_keeps_its_id_and_bytes

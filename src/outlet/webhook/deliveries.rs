@@ -122,11 +122,12 @@ impl Look<'_> {
             None => entry.position > row.cursor,
         };
         let visible = |entry: &&Entry| client.visible.matches(&entry.event);
+        let owed = |entry: &&Entry| shared.owes(row, entry);
         let (mut found, mut examined, mut after) = (Vec::new(), 0, self.after.max(first));
         loop {
             let page = shared.journal.read(&selection, Range::after(after), 200, Payload::Without).await?;
             examined += page.entries.len();
-            found.extend(page.entries.iter().filter(waiting).filter(visible).map(untried));
+            found.extend(page.entries.iter().filter(waiting).filter(visible).filter(owed).map(untried));
             after = page.covered;
             if !page.more {
                 return Ok((found, None));

@@ -195,8 +195,9 @@ impl Dispatch {
 
     fn take(&mut self, page: Result<Page, Error>) {
         match page {
-            Ok(page) => {
+            Ok(mut page) => {
                 self.more |= page.more;
+                page.entries.retain(|entry| self.shared.owes(&self.target.row, entry));
                 self.lanes.take(page.entries, page.covered);
             }
             Err(cause) => {
@@ -308,7 +309,7 @@ async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<
         let Some(entry) = page.entries.first() else { return Ok(None) };
         after = entry.position;
         let mut delivery = Delivery::of(entry);
-        if delivery.key != *key {
+        if delivery.key != *key || !shared.owes(&target.row, entry) {
             continue;
         }
         if was_tried

@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
+use crate::catalogue::Catalogue;
+use crate::event::Entry;
 use crate::filter::Selection;
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{self, Journal};
@@ -109,6 +111,7 @@ pub struct Webhooks {
 
 struct Shared {
     journal: Journal,
+    catalogue: Arc<Catalogue>,
     outgoing: Outgoing,
     clock: Clock,
     public_url: String,
@@ -176,16 +179,17 @@ impl Webhooks {
     /// A key that is missing, no key, or not the one that this journal's secrets are sealed with; the journal.
     pub async fn open(
         config: &Config,
-        journal_url: &str,
         journal: Journal,
+        catalogue: Arc<Catalogue>,
         outgoing: Outgoing,
         site: &Site,
         clock: Clock,
         auth: Auth,
     ) -> Result<Self, Error> {
         let shared = Shared {
-            sealer: find_key(config, journal_url, &journal).await?,
+            sealer: find_key(config, journal.url(), &journal).await?,
             journal,
+            catalogue,
             outgoing,
             clock,
             public_url: site.public_url.clone(),
@@ -222,6 +226,12 @@ impl Shared {
     fn selection(&self, row: &WebhookRow, definition: &Definition) -> Option<Selection> {
         let visible = self.auth.visibility(&row.owner)?;
         Some(visible.and(&definition.filter))
+    }
+
+    /// Whether the webhook gets an event that its selection lets through: what must not be sent again stays out of a
+    /// catch-up.
+    fn owes(&self, row: &WebhookRow, entry: &Entry) -> bool {
+        entry.recorded_at.0 >= row.created_at || self.catalogue.replays(&entry.event.r#type)
     }
 
     fn seal_secret(&self, secret: &str, id: &str) -> Vec<u8> {

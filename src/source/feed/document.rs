@@ -8,7 +8,7 @@ use crate::catalogue::Catalogue;
 use crate::event::{Event, Micros, NAME_BYTES_MAX, is_uuid, public_id};
 use crate::journal::Quarantined;
 use crate::runtime::{hex, sha256};
-use crate::source::mapping::{Fault, Mapped, RAW_BYTES_MAX, check_json, check_name, cut, fault};
+use crate::source::mapping::{Fault, Mapped, RAW_BYTES_MAX, check_json, check_name, check_schema, cut, fault};
 
 const ENTRIES_MAX: usize = 10_000;
 /// The parsers descend into unknown elements by recursion: deeper ones would exhaust the stack.
@@ -203,7 +203,9 @@ impl Item {
     pub(super) fn outcome(&self, event: Result<Event, Fault>, catalogue: &Catalogue) -> Mapped {
         match event {
             Ok(event) if !catalogue.publishes(&event.r#type) => Mapped::Withheld,
-            Ok(event) => check(&event).map_or_else(|fault| self.quarantined(fault), |()| Mapped::Event(event)),
+            Ok(event) => check(&event)
+                .and_then(|()| check_schema(catalogue, &event))
+                .map_or_else(|fault| self.quarantined(fault), |()| Mapped::Event(event)),
             Err(fault) => self.quarantined(fault),
         }
     }

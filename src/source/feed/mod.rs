@@ -292,8 +292,7 @@ impl FeedPump {
                 }
                 match mapped {
                     Mapped::Event(event) => {
-                        let summary = self.setting.catalogue.summary(&event);
-                        append.arrivals.push(Arrival { event, sequence: None, summary, late: false });
+                        append.arrivals.push(Arrival::new(&self.setting.catalogue, event, None, false));
                     }
                     Mapped::Withheld => append.withheld += 1,
                     Mapped::Quarantined(row) => append.quarantined.push(row),

@@ -1,6 +1,7 @@
 //! A kill between any two appends of a batch: what the checkpoint says is true at that moment.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use super::*;
 use crate::journal;
@@ -95,7 +96,8 @@ async fn pump(config: Config) -> (Probe<Table>, std::path::PathBuf) {
     let journal = Journal::open(&kept, &clock, &tasks).await.expect("a journal");
     assert_eq!(config.engine(), Some(Engine::Sqlite));
     let catalogue = Arc::new(Catalogue::default());
-    let setting = Arc::new(Setting { status: Status::new(&config), config, journal, catalogue, clock });
+    let setting =
+        Arc::new(Setting { status: Status::new(&config), config, journal, catalogue, clock, told: Mutex::default() });
     (Probe::<Table>::open(setting).await.expect("a pump"), path)
 }
 

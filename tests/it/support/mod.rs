@@ -128,7 +128,7 @@ pub fn provider() {
 
 pub fn arrival(event: Event) -> Arrival {
     let summary = format!("{} {}", event.r#type, event.aggregate_id);
-    Arrival { event, sequence: None, summary, late: false }
+    Arrival { event, sequence: None, summary, mismatch: None, late: false }
 }
 
 /// All that is journaled.
