@@ -187,6 +187,13 @@ pub(super) struct Horizon {
     pub server: (i64, i64),
 }
 
+impl Horizon {
+    /// The rows may be others, although their numbers are the same. Older checkpoints don't say whose they are.
+    pub(super) fn is_of_another(&self, now: &Self) -> bool {
+        self.server != (0, 0) && self.server != now.server
+    }
+}
+
 /// Holes are packed: three numbers a range, each as the difference to what precedes it, because a full list is
 /// written with every batch.
 #[derive(Default, Serialize, Deserialize)]

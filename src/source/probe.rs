@@ -192,8 +192,11 @@ impl<S: Source> Probe<S> {
             self.read_snapshot(&mut batch, due).await?;
         }
         self.journal(&mut batch, 0).await?;
-        if let Some(swept) = swept {
-            self.checkpoint.swept = Some(swept.horizon);
+        if let Some(Swept { horizon, .. }) = swept {
+            let before = self.checkpoint.swept.replace(horizon);
+            if before.is_some_and(|before| before.is_of_another(&horizon)) {
+                self.read_again("the database was promoted, restored or replaced");
+            }
         }
         self.finish(now);
         Ok(batch.highest.is_some())
@@ -218,13 +221,10 @@ impl<S: Source> Probe<S> {
     async fn look_back(&mut self) -> Result<(), Error> {
         self.look_back_at = Instant::now() + self.setting.config.sweep;
         let newest = self.source.newest(1).await?.rows.first().map(|row| row.sequence);
-        let Some(newest) = newest else { return Ok(()) };
-        if let Some(max) = self.checkpoint.max.filter(|max| newest < *max) {
-            let name = &self.setting.config.name;
-            warn!(source.name = %name, "the highest number of `{name}` went back from {max} to {newest}: reading from its beginning");
-            let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
-            self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
+        if self.checkpoint.max.is_some_and(|max| newest.is_none_or(|newest| newest < max)) {
+            self.read_again("its highest number went back");
         }
+        let Some(newest) = newest else { return Ok(()) };
         if self.checkpoint.max.is_some_and(|max| newest.saturating_sub(max) < CATCH_UP_MIN) {
             return Ok(());
         }
@@ -233,6 +233,14 @@ impl<S: Source> Probe<S> {
             Some(first) => self.catch_up(first, newest).await,
             None => Ok(()),
         }
+    }
+
+    /// Numbers may be those of other rows now.
+    fn read_again(&mut self, why: &str) {
+        let name = &self.setting.config.name;
+        warn!(source.name = %name, "reading `{name}` from its beginning, as {why}; what is known by its id is dropped");
+        let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
+        self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
     }
 
     /// Reads page by page, each as it is then, up to the number that was the highest when this began. What is written

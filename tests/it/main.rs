@@ -7,6 +7,7 @@
 
 mod support;
 
+mod clusters;
 mod feed;
 mod feed_source;
 mod front_door;

@@ -8,10 +8,10 @@ use postern::event::Entry;
 use postern::source;
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, SqliteConnection};
 
-use crate::support::{Database, Engine, Gateway, entries, json, wait_for};
+use crate::support::{Database, Engine, Gateway, entries, json, run, wait_for};
 
 /// `[[source]]` for [`table`], with more keys.
-fn configuration(url: &str, more: &str) -> String {
+pub fn configuration(url: &str, more: &str) -> String {
     format!(
         "[[source]]\nname = \"cart\"\nurl = {url:?}\ntable = \"tb_cart_event\"\n{more}\n\
          [source.columns]\nsequence = \"seq\"\nid = \"event_id\"\ntype = \"event_type\"\n\
@@ -20,9 +20,9 @@ fn configuration(url: &str, more: &str) -> String {
     )
 }
 
-const OFTEN: &str = "poll = { fixed_delay = \"5ms\" }";
+pub const OFTEN: &str = "poll = { fixed_delay = \"5ms\" }";
 
-fn table(engine: Engine) -> &'static str {
+pub fn table(engine: Engine) -> &'static str {
     match engine {
         Engine::Postgres => {
             "create table tb_cart_event (seq bigserial primary key, event_id text not null, event_type text not null \
@@ -43,7 +43,7 @@ fn table(engine: Engine) -> &'static str {
     }
 }
 
-fn insert(id: &str, cart: &str, version: i64) -> String {
+pub fn insert(id: &str, cart: &str, version: i64) -> String {
     format!("insert into tb_cart_event (event_id, cart_id, version) values ('{id}', '{cart}', {version})")
 }
 
@@ -54,13 +54,13 @@ async fn journaled(gateway: &Gateway) -> Vec<String> {
     entries(gateway).await.into_iter().map(mark).collect()
 }
 
-async fn until(gateway: &Gateway, expected: &[&str]) {
+pub async fn until(gateway: &Gateway, expected: &[&str]) {
     let is_there = || async { (journaled(gateway).await == expected).then_some(()) };
     wait_for(&format!("{expected:?} in the journal"), is_there).await;
 }
 
 /// What the source counts: journaled, withheld, quarantined.
-async fn counts(gateway: &Gateway) -> (i64, i64, i64) {
+pub async fn counts(gateway: &Gateway) -> (i64, i64, i64) {
     let row = gateway.app().journal().source("cart").await.unwrap();
     row.map_or((0, 0, 0), |row| (row.journaled, row.withheld, row.quarantined))
 }
@@ -69,15 +69,6 @@ async fn counts(gateway: &Gateway) -> (i64, i64, i64) {
 async fn waiting(gateway: &Gateway, count: i64) {
     let is_so = || async { (json(gateway.get("/sources/cart").await).await["gate"]["waiting"] == count).then_some(()) };
     wait_for(&format!("{count} events at the gate"), is_so).await;
-}
-
-/// Runs texts on a connection.
-macro_rules! run {
-    ($connection:expr, $($sql:expr),+ $(,)?) => {
-        {
-            $(sqlx::raw_sql(AssertSqlSafe($sql.to_string())).execute(&mut $connection).await.unwrap();)+
-        }
-    };
 }
 
 /// The same interleavings on two engines. `A` and `B` are two sessions.

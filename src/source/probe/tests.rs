@@ -51,8 +51,8 @@ impl Source for Table {
         Ok(Vec::new())
     }
 
-    async fn newest(&mut self, _: usize) -> Result<Page, Error> {
-        Ok(Page::default())
+    async fn newest(&mut self, rows_max: usize) -> Result<Page, Error> {
+        Ok(Page { more: false, rows: self.rows.iter().rev().take(rows_max).cloned().collect() })
     }
 
     fn sweep(

@@ -1,5 +1,6 @@
 //! The harness: a real gateway on a free port, real databases of its own, and ways to wait for a state.
 
+pub mod cluster;
 pub mod database;
 pub mod receiver;
 
@@ -13,6 +14,16 @@ use postern::journal::{Append, Appended, Arrival, Payload, Range};
 use serde_json::Value;
 
 pub use database::{Database, Engine};
+
+/// Runs texts on a connection.
+macro_rules! run {
+    ($connection:expr, $($sql:expr),+ $(,)?) => {
+        {
+            $(sqlx::raw_sql(sqlx::AssertSqlSafe($sql.to_string())).execute(&mut $connection).await.unwrap();)+
+        }
+    };
+}
+pub(crate) use run;
 
 /// Long enough for a machine that builds something beside the tests.
 const PATIENCE: Duration = Duration::from_secs(60);
