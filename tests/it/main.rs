@@ -8,6 +8,7 @@
 mod support;
 
 mod clusters;
+mod faults;
 mod feed;
 mod feed_source;
 mod front_door;
