@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -21,7 +21,8 @@ use crate::outlet::graphql;
 use crate::outlet::webhook::{self, Webhooks};
 use crate::runtime::{Backoff, Clock, Tasks};
 use crate::source;
-use crate::web::auth::Auth;
+use crate::telemetry::Scrape;
+use crate::web::auth::{Auth, Client, Scope};
 use crate::web::outgoing::Outgoing;
 use crate::web::problem::Problem;
 use crate::web::{self, Site, html, negotiate, openapi};
@@ -74,8 +75,10 @@ impl Gateway {
         feeds.run(&tasks);
         webhooks.clone().run(&tasks);
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
-        let running = config.sources.into_iter().map(start).collect();
+        let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
+        let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };
         let guarded = Router::new()
+            .route("/metrics", get(metrics_text).with_state(metrics))
             .merge(feeds.router())
             .merge(graphql::router(journal.clone(), config.graphql))
             .merge(webhook::router(webhooks))
@@ -164,6 +167,30 @@ fn open_routes(journal: &Journal, site: &Site) -> Router {
         .with_state(journal.clone())
 }
 
+#[derive(Clone)]
+struct Metrics {
+    journal: Journal,
+    running: Arc<Vec<source::Running>>,
+    clock: Clock,
+}
+
+/// `GET /metrics`
+async fn metrics_text(
+    State(metrics): State<Metrics>,
+    Extension(client): Extension<Arc<Client>>,
+) -> Result<impl IntoResponse, Problem> {
+    client.must(&Scope::Admin)?;
+    let Metrics { journal, running, clock } = metrics;
+    let (mut scrape, head) = (Scrape::default(), journal.head().await?);
+    scrape.gauges(
+        "postern_journal_position",
+        "The last position",
+        [(vec![("journal", journal.id().to_owned())], head.position as f64)],
+    );
+    source::measure(&mut scrape, &journal, &running, clock).await?;
+    Ok(scrape.into_response())
+}
+
 /// `GET /readyz`
 async fn ready(State(journal): State<Journal>) -> Result<Response, Problem> {
     let head = journal.head().await?;
@@ -181,6 +208,7 @@ fn index(site: &Site, headers: &HeaderMap) -> Response {
         ("sources", format!("{url}/sources"), "how the sources are doing"),
         ("openapi", format!("{url}/openapi.json"), "the description of all of it"),
         ("health", format!("{url}/healthz"), "whether the process lives"),
+        ("metrics", format!("{url}/metrics"), "numbers for Prometheus"),
         ("readiness", format!("{url}/readyz"), "whether it can answer"),
     ];
     if negotiate::accept(headers, &["application/json", "text/html"]) == Some("text/html") {

@@ -1,5 +1,13 @@
-//! Logs: one line an event on standard error, fields that can be searched for.
+//! Logs: one line an event on standard error, fields that can be searched for. Metrics: what a scrape shows.
 
+use std::sync::atomic::AtomicU64;
+
+use axum::http::{HeaderName, header};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `RUST_LOG` chooses what is shown; the default is our own news and others' warnings.
@@ -12,4 +20,40 @@ pub fn start(default: &str) {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .try_init();
+}
+
+/// What `GET /metrics` answers: made anew for each scrape from what is known anyway, so nothing is counted twice.
+#[derive(Default)]
+pub struct Scrape {
+    registry: Registry,
+}
+
+/// Label names with their values.
+type Labels = Vec<(&'static str, String)>;
+
+impl Scrape {
+    /// Values that go up and down. A time is in seconds.
+    pub fn gauges(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
+        let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        self.registry.register(name, help, family);
+    }
+
+    /// Values that only grow; `_total` is added to the name.
+    pub fn counters(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value);
+        }
+        self.registry.register(name, help, family);
+    }
+
+    /// The answer, as [OpenMetrics](https://prometheus.io/docs/specs/om/open_metrics_spec/) text.
+    pub fn into_response(self) -> ([(HeaderName, &'static str); 1], String) {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a text takes all");
+        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    }
 }

@@ -13,6 +13,7 @@ mod gate;
 mod holes;
 mod init;
 mod mapping;
+mod metrics;
 mod order;
 mod preset;
 mod probe;
@@ -47,6 +48,7 @@ pub use check::{Report, check};
 pub use columns::{Column, Columns};
 pub use config::{Config, Engine, Follow, GateBy, Poll, check_names};
 pub use init::{Found, discover};
+pub use metrics::measure;
 pub use rest::router;
 pub use status::{State, Status};
 

@@ -41,12 +41,11 @@ struct Sources {
 /// The routes. Scope `admin`: quarantined rows show what was never published.
 pub fn router(
     journal: Journal,
-    running: Vec<Running>,
+    running: Arc<Vec<Running>>,
     catalogue: Arc<Catalogue>,
     clock: Clock,
     public_url: &str,
 ) -> Router {
-    let running = Arc::new(running);
     let push = push::router(journal.clone(), Arc::clone(&running), Arc::clone(&catalogue), clock);
     let sources = Sources { journal, running, catalogue, clock, public_url: public_url.to_owned() };
     Router::new()

@@ -909,6 +909,17 @@ async fn a_type_that_is_published_later_is_republished_on_request_and_audits_run
     assert!(code == Some(0) && said.contains("1 of them are going to be journaled"), "{said}");
     until(&gateway, &["1", "3", "2+"]).await;
     audited(serde_json::json!([])).await;
+    let text = gateway.get_text("/metrics").await;
+    for line in [
+        "postern_journal_position{journal=\"",
+        "postern_source_healthy{source=\"cart\"} 1.0",
+        "postern_source_journaled_total{source=\"cart\"} 3",
+        "postern_source_withheld_total{source=\"cart\"} 1",
+        "postern_source_audit_missing{source=\"cart\"} 0.0",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line}: {text}");
+    }
 }
 
 #[tokio::test]
