@@ -1,6 +1,8 @@
 //! A sealed feed page from the gateway's memory, and its 304, against a bare axum handler that answers the same bytes
 //! under the same headers. Sixteen keep-alive connections ask for nothing else.
 
+#[path = "support/events.rs"]
+mod events;
 #[path = "support/gateway.rs"]
 mod gateway;
 #[path = "support/http.rs"]
@@ -32,7 +34,7 @@ const TARGET: f64 = 0.7;
 fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, bare_side) = (support::runtime("gateway")?, support::runtime("bare")?);
-    let gateway = gateway_side.block_on(Gateway::start(&support::arrivals(EVENTS, 100, 500)))?;
+    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, 100, 500)))?;
     let (path, page) = gateway_side.block_on(sealed_page(gateway.app.address()))?;
     let etag = page.headers[header::ETAG].to_str()?.to_owned();
     println!("a page of {} bytes under {} headers", page.body.len(), page.headers.len() + 2);

@@ -2,6 +2,8 @@
 //! against a bare keep-alive POST loop: same client, same size, as many calls in flight, nothing signed, nothing read,
 //! nothing written. Only the sending side's time is counted.
 
+#[path = "support/events.rs"]
+mod events;
 #[path = "support/gateway.rs"]
 mod gateway;
 #[path = "support/http.rs"]
@@ -41,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, bare_side) = (support::runtime("gateway")?, support::runtime("bare")?);
     let receiver = Receiver::start()?;
-    let gateway = gateway_side.block_on(Gateway::start(&support::arrivals(EVENTS, CARTS, DATA_BYTES)))?;
+    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, CARTS, DATA_BYTES)))?;
     let mut comparison = Comparison::new("webhook, 64 in flight", TARGET);
     for turn in 0..=REPETITIONS {
         let ours = deliver(&gateway_side, gateway.app.address(), &receiver)?;
