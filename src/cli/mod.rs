@@ -7,6 +7,7 @@ mod init;
 mod openapi;
 mod schema;
 mod serve;
+mod tail;
 mod token;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,9 @@ enum Command {
     /// Compares the sources with the journal, prints what is missing; exit 1 if anything is.
     #[command(after_help = "Example: postern audit --source cart")]
     Audit(audit::Arguments),
+    /// Prints the events of the journal as they come.
+    #[command(after_help = "Example: postern tail --after 0 --filter '{ types = [\"Order*\"] }'")]
+    Tail(tail::Arguments),
     /// Prints the GraphQL schema.
     #[command(after_help = "Example: postern schema > schema.graphql")]
     Schema(ConfigArgument),
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Audit(arguments) => audit::run(arguments).await,
+            Command::Tail(arguments) => tail::run(arguments).await,
             Command::Schema(_) => schema::run(),
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Token(arguments) => token::run(&arguments),

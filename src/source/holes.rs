@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::status::CatchUp;
 
 const SECOND: i64 = 1_000_000;
 /// Looked for at every poll: nearly all transactions end within a minute.
@@ -170,6 +171,8 @@ pub(super) struct Checkpoint {
     pub lost: Lost,
     /// Where the last sweep ended, on engines that can be swept.
     pub swept: Option<Horizon>,
+    /// How far a table is read that is far ahead, for those who look at the journal alone.
+    pub catch_up: Option<CatchUp>,
 }
 
 /// A sweep finds the rows that were written since the one before, whatever their number. See `sql/postgres`.
@@ -211,6 +214,8 @@ struct Stored {
     lost: Lost,
     #[serde(skip_serializing_if = "Option::is_none")]
     swept: Option<Horizon>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    catch_up: Option<CatchUp>,
 }
 
 impl Checkpoint {
@@ -229,8 +234,8 @@ impl Checkpoint {
             Hole { from, to: end, since }
         });
         let holes = Holes { ranges: ranges.collect(), resting: stored.resting, ..Holes::default() };
-        let Stored { column, max, last_id, lost, swept, .. } = stored;
-        Ok(Self { column, max, last_id, holes, lost, swept })
+        let Stored { column, max, last_id, lost, swept, catch_up, .. } = stored;
+        Ok(Self { column, max, last_id, holes, lost, swept, catch_up })
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -245,8 +250,9 @@ impl Checkpoint {
             (end, since) = (hole.to, hole.since);
         }
         let (column, last_id) = (self.column.clone(), self.last_id.clone());
-        let (resting, lost, swept) = (self.holes.resting.clone(), self.lost, self.swept);
-        let stored = Stored { column, max: self.max, last_id, holes: packed, resting, lost, swept };
+        let (resting, lost) = (self.holes.resting.clone(), self.lost);
+        let Self { max, swept, catch_up, .. } = *self;
+        let stored = Stored { column, max, last_id, holes: packed, resting, lost, swept, catch_up };
         serde_json::to_string(&stored).expect("numbers and texts are JSON")
     }
 

@@ -33,7 +33,7 @@ const GAUGES: [Gauge; 9] = [
         state.catch_up.map(|catch_up| catch_up.total as f64)
     }),
     ("postern_source_catch_up_rows_per_second", "How fast it is read", |state, _| {
-        state.catch_up.map(|catch_up| catch_up.rate)
+        state.catch_up.map(|catch_up| catch_up.rate as f64)
     }),
 ];
 const COUNTERS: [Counter; 4] = [

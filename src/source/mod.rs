@@ -50,7 +50,7 @@ pub use config::{Config, Engine, Follow, GateBy, Poll, check_names};
 pub use init::{Found, discover};
 pub use metrics::measure;
 pub use rest::router;
-pub use status::{State, Status};
+pub use status::{CatchUp, State, Status, catching_up};
 
 /// Rows of one page. A tail of fewer rows is read with one statement; a longer one page by page in one snapshot.
 const ROWS_MAX: usize = 10_000;

@@ -257,9 +257,10 @@ impl<S: Source> Probe<S> {
             let is_last = !page.more || page.rows.last().is_none_or(|row| row.sequence >= target);
             above = page.rows.last().map_or(above, |row| row.sequence);
             let keep = self.take(&mut batch, &page);
-            self.journal(&mut batch, if is_last { 0 } else { keep }).await?;
             done += page.rows.len() as u64;
             let progress = CatchUp::new(done, (first, above, target), started.elapsed());
+            self.checkpoint.catch_up = Some(progress).filter(|_| !is_last);
+            self.journal(&mut batch, if is_last { 0 } else { keep }).await?;
             let position = self.checkpoint.max;
             self.setting.status.update(|state| {
                 (state.healthy, state.last_error) = (true, None);
@@ -269,7 +270,7 @@ impl<S: Source> Probe<S> {
             if is_last || logged.elapsed() >= PROGRESS_LOG_EVERY {
                 logged = Instant::now();
                 let CatchUp { total, rate, .. } = progress;
-                info!(source.name = %name, done, total, "`{name}`: read {done} of about {total} rows, {rate:.0} a second");
+                info!(source.name = %name, done, total, "`{name}`: read {done} of about {total} rows, {rate} a second");
             }
             if is_last {
                 return Ok(());

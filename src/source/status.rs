@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::holes::Checkpoint;
 use super::{Config, Follow};
 use crate::event::Micros;
+use crate::journal::SourceRow;
 
 /// The state of one source, shared between its loop and those who show it.
 #[derive(Clone, Debug)]
@@ -71,13 +73,13 @@ fn as_text<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// Reading what was there before: rows, and rows a second.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatchUp {
     /// Since the gateway started.
     pub done: u64,
     /// An estimate: numbers may be missing.
     pub total: u64,
-    pub rate: f64,
+    pub rate: u64,
 }
 
 impl CatchUp {
@@ -85,8 +87,14 @@ impl CatchUp {
     pub(super) fn new(done: u64, (first, present, last): (i64, i64, i64), elapsed: Duration) -> Self {
         let span = |to: i64| to.saturating_sub(first).max(1) as f64;
         let total = done as f64 * (span(last) / span(present)).max(1.0);
-        Self { done, total: total as u64, rate: done as f64 / elapsed.as_secs_f64().max(0.001) }
+        Self { done, total: total as u64, rate: (done as f64 / elapsed.as_secs_f64().max(0.001)) as u64 }
     }
+}
+
+/// How far a table is read that is far ahead, as its checkpoint in the journal says.
+pub fn catching_up(row: &SourceRow) -> Option<CatchUp> {
+    let checkpoint = Checkpoint::parse(&row.name, row.checkpoint.as_deref()).ok()?;
+    checkpoint.catch_up
 }
 
 impl State {

@@ -18,4 +18,5 @@ mod kill;
 mod presets;
 mod push;
 mod sources;
+mod tail;
 mod webhooks;

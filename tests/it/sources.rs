@@ -703,6 +703,33 @@ async fn a_number_that_sqlite_gives_again_is_a_new_row() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_far_ahead_is_caught_up_with_over_restarts() {
+    let database = Database::create(Engine::Postgres).await;
+    let mut a = PgConnection::connect(&database.url).await.unwrap();
+    let fill = "insert into tb_cart_event (seq, event_id, cart_id, version) \
+                select n * 50, 'e' || n, 'x', n from generate_series(1, 4000) n";
+    run!(a, table(Engine::Postgres), fill, "begin", insert("open", "y", 1));
+    let config = configuration(&database.url, &format!("{OFTEN}\nsweep = \"20ms\""));
+    let mut gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+    for part in [1, 1_000, 2_000] {
+        let is_on_its_way = || async { (gateway.app().journal().head().await.unwrap().position >= part).then_some(()) };
+        wait_for("a part of it", is_on_its_way).await;
+        gateway.restart().await;
+    }
+    let mut b = PgConnection::connect(&database.url).await.unwrap();
+    run!(b, "insert into tb_cart_event (seq, event_id, cart_id, version) values (-7, 'low', 'z', 1)");
+    run!(a, "commit");
+    let all = || async { (gateway.app().journal().head().await.unwrap().position == 4_002).then_some(()) };
+    wait_for("4002 events", all).await;
+    let journaled = journaled(&gateway).await;
+    let in_order: Vec<String> = (1..=4_000).map(|n| format!("e{n}")).collect();
+    let found: Vec<&String> = journaled.iter().filter(|id| id.starts_with('e')).collect();
+    assert_eq!(found, in_order.iter().collect::<Vec<_>>());
+    let state = json(gateway.get("/sources/cart").await).await;
+    assert_eq!((&state["catchUp"], &state["position"]), (&serde_json::Value::Null, &200_000.into()));
+}
+
+#[tokio::test]
 async fn the_newest_row_of_sqlite_waits_at_the_gate_too() {
     let (gateway, mut shop, _dir) = sqlite_shop(&format!("{OFTEN}\ngate = \"version\"")).await;
     run!(shop, insert("y0", "y", 0), insert("x2", "x", 2));
