@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use super::status::CatchUp;
+use super::status::{self, CatchUp};
 
 const SECOND: i64 = 1_000_000;
 /// Looked for at every poll: nearly all transactions end within a minute.
@@ -28,6 +28,8 @@ struct Hole {
     from: i64,
     to: i64,
     since: i64,
+    /// Nobody who could fill it runs any more: it ages faster. Not kept.
+    settled: bool,
 }
 
 /// The missing numbers: disjoint ranges in ascending order.
@@ -45,9 +47,16 @@ impl Holes {
         self.ranges.len()
     }
 
-    /// The first ranges that are looked for: from, to, since.
-    pub(super) fn first(&self, ranges_max: usize) -> Vec<(i64, i64, i64)> {
-        self.ranges.iter().take(ranges_max).map(|hole| (hole.from, hole.to, hole.since)).collect()
+    /// The first ranges that are looked for.
+    pub(super) fn first(&self, ranges_max: usize) -> impl Iterator<Item = status::Hole> {
+        let shown = self.ranges.iter().take(ranges_max);
+        shown.map(|Hole { from, to, since, settled }| status::Hole {
+            from: *from,
+            to: *to,
+            since: *since,
+            settled: *settled,
+            held_by: Vec::new(),
+        })
     }
 
     /// Since when this number is looked for, if it is.
@@ -80,9 +89,23 @@ impl Holes {
         }
         let is_due = |hole: &&Hole| {
             let age = now - hole.since;
-            age < HOT || (age < WARM && warm) || cold
+            (age < HOT && !hole.settled) || (age < WARM && warm) || cold
         };
         self.ranges.iter().filter(is_due).map(|hole| (hole.from, hole.to)).collect()
+    }
+
+    /// Those that are looked for at every poll, lowest first: from, to, since.
+    pub(super) fn hot(&self, now: i64) -> Vec<(i64, i64, i64)> {
+        let is_hot = |hole: &&Hole| now - hole.since < HOT && !hole.settled;
+        self.ranges.iter().filter(is_hot).map(|hole| (hole.from, hole.to, hole.since)).collect()
+    }
+
+    /// Nobody who could fill these ranges (ascending) runs any more.
+    pub(super) fn settle(&mut self, settled: &[(i64, i64)]) {
+        for (from, to) in settled {
+            let at = self.ranges.partition_point(|hole| hole.to < *from);
+            self.ranges[at..].iter_mut().take_while(|hole| hole.to <= *to).for_each(|hole| hole.settled = true);
+        }
     }
 
     /// This number is no longer missing.
@@ -106,7 +129,7 @@ impl Holes {
         let mut last = after;
         for number in seen.iter().copied().chain(through.checked_add(1)) {
             if number.saturating_sub(last) > 1 {
-                self.ranges.push(Hole { from: last + 1, to: number - 1, since: now });
+                self.ranges.push(Hole { from: last + 1, to: number - 1, since: now, settled: false });
             }
             last = last.max(number);
         }
@@ -231,7 +254,7 @@ impl Checkpoint {
             let from = end.wrapping_add(*skip);
             end = from.wrapping_add(*length);
             since = since.wrapping_add(*later);
-            Hole { from, to: end, since }
+            Hole { from, to: end, since, settled: false }
         });
         let holes = Holes { ranges: ranges.collect(), resting: stored.resting, ..Holes::default() };
         let Stored { column, max, last_id, lost, swept, catch_up, .. } = stored;

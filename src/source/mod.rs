@@ -118,6 +118,15 @@ struct Swept {
     horizon: Horizon,
 }
 
+/// Who may still fill missing ranges.
+#[derive(Debug, Default)]
+struct Evidence {
+    /// Ranges that nobody can fill any more who ran when they were seen first, ascending.
+    settled: Vec<(i64, i64)>,
+    /// For ranges that are missing since a time, the server's processes that may fill them.
+    held_by: Vec<(i64, Vec<i32>)>,
+}
+
 /// Some rows of a table without numbers.
 #[derive(Debug)]
 struct Look {
@@ -168,6 +177,9 @@ trait Source: Sized + Send {
     fn versions(&mut self, wanted: &[(String, i64)]) -> impl Future<Output = Result<Vec<Row>, Error>> + Send;
     /// The last rows, newest first.
     fn newest(&mut self, rows_max: usize) -> impl Future<Output = Result<Page, Error>> + Send;
+    /// Of missing ranges (from, to, since; ascending), those that nobody fills any more. Nothing where that can't be known:
+    /// then they only age.
+    fn evidence(&mut self, missing: &[(i64, i64, i64)]) -> impl Future<Output = Result<Evidence, Error>> + Send;
     /// Looks for rows in these ranges that were written since the horizon, beside other reads. Nothing where the database
     /// can't tell; then all numbers that were not read are looked for.
     fn sweep(

@@ -9,13 +9,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::gate::Gate;
 use super::holes::{Checkpoint, Lost, RANGES_MAX, merged};
 use super::mapping::{Mapped, Row};
 use super::pump::{Budget, Pump, Setting, bytes};
-use super::status::{CatchUp, Held};
+use super::status::{CatchUp, Held, Hole};
 use super::{Config, Error, Page, ROWS_FIRST, Source, Swept, order};
 use crate::event::Event;
 use crate::journal::{Append, Arrival, Quarantined};
@@ -26,6 +26,9 @@ const LOST_LOG_EVERY: Duration = Duration::from_secs(3_600);
 /// Numbers behind from which a table is caught up with in many short snapshots: a long one keeps databases from cleaning up.
 const CATCH_UP_MIN: i64 = 100_000;
 const PROGRESS_LOG_EVERY: Duration = Duration::from_secs(10);
+/// How often it is asked who may still fill what is missing; and after a failure to ask.
+const EVIDENCE_EVERY: Duration = Duration::from_secs(1);
+const EVIDENCE_RETRY: Duration = Duration::from_secs(60);
 /// How long an event waits for the version before it: as long as nearly all transactions take.
 const GATE_TIMEOUT: i64 = 60_000_000;
 /// From so many missing ranges on nothing waits any more: were they too many, they would be forgotten.
@@ -66,6 +69,9 @@ pub(super) struct Probe<S> {
     /// What was said of it, and when.
     lost_logged: (Lost, Option<Instant>),
     gate: Option<Gate>,
+    /// When it is asked next who may fill what is missing, and who may, by since when it is missing.
+    evidence_at: Instant,
+    held_by: Vec<(i64, Vec<i32>)>,
     /// The sweep that runs, when the next one starts, and what the last one found.
     sweep: Option<BoxFuture<'static, Result<Option<Swept>, Error>>>,
     sweep_at: Instant,
@@ -107,6 +113,8 @@ impl<S: Source> Pump for Probe<S> {
             rows_max,
             lost_logged,
             gate,
+            evidence_at: look_back_at,
+            held_by: Vec::new(),
             sweep,
             sweep_at,
             swept,
@@ -198,8 +206,33 @@ impl<S: Source> Probe<S> {
                 self.read_again("the database was promoted, restored or replaced");
             }
         }
+        self.settle(now).await;
         self.finish(now);
         Ok(batch.highest.is_some())
+    }
+
+    /// What nobody can fill any more who ran when it was first missing need not be looked for at every poll. What waits at
+    /// the gate is there already, and waits for others.
+    async fn settle(&mut self, now: i64) {
+        if self.gate.is_some() || Instant::now() < self.evidence_at {
+            return;
+        }
+        let hot = self.checkpoint.holes.hot(now);
+        self.held_by.clear();
+        if hot.is_empty() {
+            return;
+        }
+        match self.source.evidence(&hot).await {
+            Ok(evidence) => {
+                self.evidence_at = Instant::now() + EVIDENCE_EVERY;
+                self.checkpoint.holes.settle(&evidence.settled);
+                self.held_by = evidence.held_by;
+            }
+            Err(cause) => {
+                self.evidence_at = Instant::now() + EVIDENCE_RETRY;
+                debug!(source.name = %self.setting.config.name, "can't tell who may fill missing numbers: {cause}");
+            }
+        }
     }
 
     /// Where the database can't tell what was written lately, all numbers are looked for that were not read.
@@ -475,7 +508,11 @@ impl<S: Source> Probe<S> {
             self.lost_logged = (lost, Some(Instant::now()));
         }
         let (position, hole_count) = (self.checkpoint.max, self.checkpoint.holes.len());
-        let holes = self.checkpoint.holes.first(HOLES_SHOWN);
+        let held_by = |since: i64| self.held_by.iter().find(|(held, _)| since <= *held).map(|(_, by)| by.clone());
+        let mut holes: Vec<Hole> = self.checkpoint.holes.first(HOLES_SHOWN).collect();
+        for hole in holes.iter_mut().filter(|hole| !hole.settled) {
+            hole.held_by = held_by(hole.since).unwrap_or_default();
+        }
         self.setting.status.update(|state| {
             state.position = position;
             state.holes = holes;

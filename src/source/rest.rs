@@ -80,9 +80,7 @@ impl Sources {
             "lagSeconds": state.lag_seconds(self.clock.now_micros()),
             "lastEventAt": state.last_event_at.map(|at| Micros(at).to_text()),
             "position": state.position,
-            "holes": state.holes.iter().map(|(from, to, since)| json!({
-                "from": from, "to": to, "since": Micros(*since).to_text(),
-            })).collect::<Vec<_>>(),
+            "holes": state.holes,
             "holeCount": state.hole_count,
             "gate": state.gate,
             "sweptAt": state.swept_at.map(|at| Micros(at).to_text()),

@@ -31,8 +31,8 @@ pub struct State {
     pub last_event_at: Option<i64>,
     /// The highest sequence number that was read.
     pub position: Option<i64>,
-    /// The lowest ranges of numbers below it that were never seen and are still looked for: from, to, since.
-    pub holes: Vec<(i64, i64, i64)>,
+    /// The lowest ranges of numbers below it that were never seen and are still looked for.
+    pub holes: Vec<Hole>,
     /// How many there are.
     pub hole_count: usize,
     /// Where `gate` is set.
@@ -43,6 +43,21 @@ pub struct State {
     pub audit: Option<Audited>,
     /// How far a table is read that is far ahead.
     pub catch_up: Option<CatchUp>,
+}
+
+/// A range of missing numbers, both ends included.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hole {
+    pub from: i64,
+    pub to: i64,
+    #[serde(serialize_with = "as_text")]
+    pub since: i64,
+    /// Nobody runs any more who ran when it was first missing: most likely it was rolled back.
+    pub settled: bool,
+    /// The database's processes that may still fill it, where that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<i32>,
 }
 
 /// Events that wait for the version before theirs, and how many went without it since the gateway started.

@@ -138,6 +138,36 @@ macro_rules! interleavings {
             }
 
             #[tokio::test]
+            async fn a_hole_is_settled_once_nobody_can_fill_it() {
+                let Shop { gateway, mut a, mut b, database: _database } = shop().await;
+                run!(b, insert("0", "z", 1));
+                until(&gateway, &["0"]).await;
+                run!(a, "begin", insert("1", "x", 1));
+                run!(b, insert("2", "y", 1), "begin", insert("3", "x", 1), "rollback", insert("4", "y", 2));
+                let holes = async |settled: [Option<bool>; 2]| {
+                    let is_so = || async {
+                        let state = json(gateway.get("/sources/cart").await).await;
+                        let found = [0, 1].map(|n| state["holes"][n]["settled"].as_bool());
+                        (found == settled).then(|| state["holes"].clone())
+                    };
+                    wait_for(&format!("holes that are settled: {settled:?}"), is_so).await
+                };
+                if $engine == Engine::Postgres {
+                    // The one that runs was there before both, so it may fill both.
+                    let seen = holes([Some(false), Some(false)]).await;
+                    let held = || async {
+                        let state = json(gateway.get("/sources/cart").await).await;
+                        (state["holes"][0]["heldBy"].as_array().is_some_and(|by| by.len() == 1)).then_some(())
+                    };
+                    wait_for(&format!("who holds {seen}"), held).await;
+                } else {
+                    holes([Some(false), Some(true)]).await;
+                }
+                run!(a, "rollback");
+                holes([Some(true), Some(true)]).await;
+            }
+
+            #[tokio::test]
             async fn holes_survive_a_restart() {
                 let Shop { mut gateway, mut a, mut b, database: _database } = shop().await;
                 run!(b, insert("0", "z", 1));

@@ -9,7 +9,7 @@ use crate::runtime::{Clock, Tasks, random_hex};
 use crate::source::config::tests::cart;
 use crate::source::holes::Horizon;
 use crate::source::mapping::{Kind, Mapping};
-use crate::source::{Catalogue, Engine, GateBy, Journal, ROWS_MAX, Status};
+use crate::source::{Catalogue, Engine, Evidence, GateBy, Journal, ROWS_MAX, Status};
 
 /// Rows in memory.
 struct Table {
@@ -62,6 +62,10 @@ impl Source for Table {
         _: i64,
     ) -> BoxFuture<'static, Result<Option<Swept>, Error>> {
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    async fn evidence(&mut self, _: &[(i64, i64, i64)]) -> Result<Evidence, Error> {
+        Ok(Evidence::default())
     }
 
     fn hints(&self, _: &Config) -> BoxStream<'static, ()> {

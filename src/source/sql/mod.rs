@@ -22,7 +22,7 @@ use sqlx::{Database, Pool};
 use crate::runtime::hex;
 
 use super::mapping::{Field, Kind, Mapping, Origin};
-use super::{Ask, Column, Config, Error, Follow, Page, Swept};
+use super::{Ask, Column, Config, Error, Evidence, Follow, Page, Swept};
 
 pub(super) use mysql::MySql;
 pub(super) use numbered::Numbered;
@@ -50,6 +50,8 @@ pub(super) trait Engine: Send + Sync + 'static {
     type Db: Database;
     /// See [`Engine::window`].
     type Token: windowed::Token;
+    /// See [`Engine::evidence`].
+    type Witness: Default + Send + Sync;
     /// Starts a transaction that may write.
     const BEGIN_WRITE: &'static str;
     /// Starts a transaction whose reads see one state of the table and which can't write.
@@ -133,6 +135,16 @@ pub(super) trait Engine: Send + Sync + 'static {
         _ask: Ask,
     ) -> impl Future<Output = Result<Option<Swept>, sqlx::Error>> + Send + 'static {
         std::future::ready(Ok(None))
+    }
+    /// See [`crate::source::Source::evidence`]. The witness is what was learned before.
+    fn evidence(
+        _pool: &Pool<Self::Db>,
+        _witness: &mut Self::Witness,
+        _table: &str,
+        _sequence: &str,
+        _missing: &[(i64, i64, i64)],
+    ) -> impl Future<Output = Result<Evidence, sqlx::Error>> + Send {
+        std::future::ready(Ok(Evidence::default()))
     }
     /// See [`crate::source::Source::hints`].
     fn hints(_pool: Pool<Self::Db>, _config: &Config) -> BoxStream<'static, ()> {

@@ -1,5 +1,6 @@
 //! MySQL and MariaDB with InnoDB.
 
+mod locks;
 mod overlap;
 
 use std::str::FromStr;
@@ -10,12 +11,13 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use super::windowed::Window;
 use super::{Engine, Examined, Select, Table, pool, statements};
 use crate::source::mapping::Kind;
-use crate::source::{Config, Follow, Page, ROWS_MAX};
+use crate::source::{Config, Evidence, Follow, Page, ROWS_MAX};
 
 pub(in crate::source) struct MySql;
 
 impl Engine for MySql {
     type Db = sqlx::MySql;
+    type Witness = Option<i64>;
     type Token = overlap::Token;
     const BEGIN_WRITE: &'static str = "start transaction read write";
     const BEGIN: &'static str = "start transaction with consistent snapshot, read only";
@@ -98,6 +100,16 @@ impl Engine for MySql {
         token: overlap::Token,
     ) -> Result<(Page, overlap::Token), sqlx::Error> {
         overlap::window(pool, window, token).await
+    }
+
+    async fn evidence(
+        pool: &MySqlPool,
+        asked: &mut Option<i64>,
+        table: &str,
+        sequence: &str,
+        missing: &[(i64, i64, i64)],
+    ) -> Result<Evidence, sqlx::Error> {
+        locks::evidence(pool, asked, table, sequence, missing).await
     }
 
     /// What is beyond 63 bits can't be told from a negative number.

@@ -13,7 +13,7 @@ use super::{
     own_text, quote, within,
 };
 use crate::source::mapping::{AGGREGATE_ID, AGGREGATE_TYPE, AGGREGATE_VERSION, Field, Kind, Mapping, Row};
-use crate::source::{Ask, Column, Config, Error, GateBy, Horizon, Page, ROWS_MAX, Source, Swept};
+use crate::source::{Ask, Column, Config, Error, Evidence, GateBy, Horizon, Page, ROWS_MAX, Source, Swept};
 
 /// Ranges that one statement looks for. Few sizes, so that few texts are prepared.
 const RANGES: [usize; 3] = [1, 10, 100];
@@ -35,6 +35,7 @@ pub(in crate::source) struct Numbered<E: Engine> {
     ranges: [Statement; 3],
     newest: Statement,
     versions: Option<Versions>,
+    witness: E::Witness,
 }
 
 /// How the versions of some aggregates are read.
@@ -71,7 +72,17 @@ impl<E: Engine> Source for Numbered<E> {
             Some(GateBy::Version) => Some(versions(config, &opened, by)?),
             None => None,
         };
-        Ok(Self { opened, snapshot: None, sequence, tail, plain_tail, ranges, newest, versions })
+        Ok(Self {
+            opened,
+            snapshot: None,
+            sequence,
+            tail,
+            plain_tail,
+            ranges,
+            newest,
+            versions,
+            witness: E::Witness::default(),
+        })
     }
 
     fn mapping(&self) -> &Mapping {
@@ -138,6 +149,12 @@ impl<E: Engine> Source for Numbered<E> {
     async fn newest(&mut self, rows_max: usize) -> Result<Page, Error> {
         let statement = Arc::clone(&self.newest);
         self.read(&statement, &[rows_max as i64]).await
+    }
+
+    async fn evidence(&mut self, missing: &[(i64, i64, i64)]) -> Result<Evidence, Error> {
+        let (table, sequence) = (self.opened.table.quoted::<E>(), quote::<E>(&self.sequence));
+        let Self { opened: Opened { name, pool, .. }, witness, .. } = self;
+        answer(name, E::evidence(pool, witness, &table, &sequence, missing)).await
     }
 
     fn sweep(

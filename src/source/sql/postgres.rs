@@ -1,5 +1,6 @@
 //! PostgreSQL, 13 or newer.
 
+mod locks;
 mod writer;
 
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use tracing::warn;
 use super::windowed::Window;
 use super::{Engine, Examined, LISTEN_RETRY, Select, Table, pool, statements};
 use crate::source::mapping::Kind;
-use crate::source::{Ask, Config, Follow, Page, Swept};
+use crate::source::{Ask, Config, Evidence, Follow, Page, Swept};
 
 /// Read only, no statement for ever, times as ISO text in UTC, tables from their beginning to their end.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '60s'; \
@@ -25,6 +26,7 @@ pub(in crate::source) struct Postgres;
 
 impl Engine for Postgres {
     type Db = sqlx::Postgres;
+    type Witness = locks::Witness;
     type Token = writer::Token;
     const BEGIN_WRITE: &'static str = "begin read write";
     const BEGIN: &'static str = "begin isolation level repeatable read, read only";
@@ -134,6 +136,16 @@ impl Engine for Postgres {
 
     fn typed_bind(n: usize, r#type: &str) -> String {
         format!("${n}::text::\"{}\"", r#type.replace('"', "\"\""))
+    }
+
+    async fn evidence(
+        pool: &PgPool,
+        witness: &mut locks::Witness,
+        table: &str,
+        _: &str,
+        missing: &[(i64, i64, i64)],
+    ) -> Result<Evidence, sqlx::Error> {
+        witness.evidence(pool, table, missing).await
     }
 
     async fn sweep(pool: PgPool, ask: Ask) -> Result<Option<Swept>, sqlx::Error> {

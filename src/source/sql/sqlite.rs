@@ -23,6 +23,7 @@ pub(in crate::source) struct Sqlite;
 
 impl Engine for Sqlite {
     type Db = sqlx::Sqlite;
+    type Witness = ();
     /// All without numbers is by a flag, which needs no memory.
     type Token = ();
     const BEGIN_WRITE: &'static str = "begin immediate";
