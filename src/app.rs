@@ -68,8 +68,8 @@ impl Gateway {
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
         let lock = journal.lock(&tasks).await?;
 
-        let feeds =
-            Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open()).map_err(anyhow::Error::msg)?;
+        let feeds = Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open(), &tasks)
+            .map_err(anyhow::Error::msg)?;
         let (open, known) = (Webhooks::open, Arc::clone(&catalogue));
         let webhooks = open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone()).await?;
         feeds.run(&tasks);

@@ -81,6 +81,16 @@ pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_ti
 pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, \
      (extract(epoch from clock_timestamp()) * 1000000)::bigint as now from journal where singleton = 1 for update";
 
+/// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later.
+fn postgres_pool(connections_max: u32) -> PgPoolOptions {
+    let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
+    pool.after_connect(|connection, _| {
+        Box::pin(async move {
+            sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(connection).await.map(|_| ())
+        })
+    })
+}
+
 impl Db {
     /// Connects to `sqlite://path` (made if missing) or `postgres://…`, and brings the schema up to date.
     pub(super) async fn open(url: &str) -> Result<Self, Error> {
@@ -100,8 +110,7 @@ impl Db {
             // The pool would go on trying and then only say that it took too long; this says why at once.
             options.connect().await?.close().await?;
             // One holds the lock of `serve`.
-            let pool = PgPoolOptions::new().max_connections(READERS_MAX + 1).acquire_timeout(CONNECT_TIMEOUT);
-            Self::Postgres(pool.connect_with(options).await?)
+            Self::Postgres(postgres_pool(READERS_MAX + 1).connect_with(options).await?)
         } else {
             return Err(Error::Url);
         };
@@ -118,7 +127,7 @@ impl Db {
             }
             let options = PgConnectOptions::from_str(url)?.application_name("postern");
             options.connect().await?.close().await?;
-            return Ok(Some(Self::Postgres(PgPoolOptions::new().max_connections(1).connect_with(options).await?)));
+            return Ok(Some(Self::Postgres(postgres_pool(1).connect_with(options).await?)));
         };
         if !path.exists() {
             return Ok(None);
@@ -135,8 +144,7 @@ impl Db {
                 Self::Sqlite(one.connect_lazy_with(pool.connect_options().as_ref().clone()))
             }
             Self::Postgres(pool) => {
-                let one = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
-                Self::Postgres(one.connect_lazy_with(pool.connect_options().as_ref().clone()))
+                Self::Postgres(postgres_pool(1).connect_lazy_with(pool.connect_options().as_ref().clone()))
             }
         }
     }

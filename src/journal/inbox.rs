@@ -8,6 +8,10 @@ use super::append::{Known, Placed};
 use super::batch::{POSTGRES_ROWS_MAX, SQLITE_ROWS, Texts, chunks, column, inserts};
 use super::db::Conn;
 
+/// Ids in one statement of PostgreSQL: a message of more than one TLS record waits 40 ms for an acknowledgement, as sqlx
+/// 0.9.0 does not set TCP_NODELAY (transact-rs/sqlx#4335, merged but not released).
+const POSTGRES_IDS: usize = 250;
+
 /// Those of the ids that were taken before, with what is remembered of them.
 pub(super) async fn read(conn: &mut Conn, ids: &[&str]) -> Result<Vec<(String, Known)>, Error> {
     static SQLITE: LazyLock<Texts> = LazyLock::new(|| {
@@ -29,7 +33,7 @@ pub(super) async fn read(conn: &mut Conn, ids: &[&str]) -> Result<Vec<(String, K
         }
         Conn::Postgres(transaction) => {
             let text = "select event_id, identity, content from inbox where event_id = any($1)";
-            for ids in ids.chunks(POSTGRES_ROWS_MAX) {
+            for ids in ids.chunks(POSTGRES_IDS) {
                 rows.extend(sqlx::query_as(text).bind(ids).fetch_all(&mut **transaction).await?);
             }
         }

@@ -3,7 +3,7 @@
 use atom_syndication::Feed;
 use postern::event::Event;
 
-use crate::support::{Engine, Gateway, event, events, json};
+use crate::support::{Engine, Gateway, event, events, json, wait_for};
 
 /// A page size that lets the borders be met with few events.
 const SMALL: &str = "[[feed]]\nname = \"all\"\npage_size = 10\n[[feed]]\nname = \"checkouts\"\npage_size = 3\nfilter = { types = [\"CheckedOut\"] }\n";
@@ -201,8 +201,8 @@ async fn wrong_parameters_are_refused_with_an_example() {
         ("after=0&since=2026-01-01T00:00:00Z", 400, "one of"),
         ("since=yesterday", 400, "since=2026-01-31T12:00:00Z"),
         ("since=2026-01-01T00:00:00+01:00", 400, "%2B"),
-        ("after=0&limit=0", 400, "limit=100"),
-        ("after=0&limit=-1", 400, "limit=100"),
+        ("after=0&limit=0", 400, "limit=20"),
+        ("after=0&limit=-1", 400, "limit=20"),
         ("limit=5", 400, "?after=0"),
         ("aftr=0", 400, "unknown parameter `aftr`"),
     ] {
@@ -215,6 +215,86 @@ async fn wrong_parameters_are_refused_with_an_example() {
     }
     assert_eq!(gateway.get("/feeds/nothing.atom").await.status(), 404);
     assert_eq!(gateway.get("/events/nothing").await.status(), 404);
+}
+
+#[tokio::test]
+async fn filters_hold_on_the_head_and_along_the_walk() {
+    let gateway = Gateway::start_with(Engine::Sqlite, SMALL).await;
+    gateway.append(events(1..=57)).await;
+    let expected = |matches: &dyn Fn(&Event) -> bool| -> Vec<String> {
+        events(1..=57).iter().filter(|event| matches(event)).map(|event| format!("urn:uuid:{}", event.id)).collect()
+    };
+    let cart = event(3).aggregate_id;
+    let of_cart = |event: &Event| event.aggregate_id == cart;
+    for (query, ids_expected) in [
+        ("type=CheckedOut".to_owned(), expected(&|event| event.r#type == "CheckedOut")),
+        ("type=Checked*&type=ItemAdded".to_owned(), expected(&|_| true)),
+        (format!("aggregate={cart}"), expected(&of_cart)),
+        (
+            format!("aggregate=Cart%2F{cart}&type=ItemAdded"),
+            expected(&|event| of_cart(event) && event.r#type == "ItemAdded"),
+        ),
+        (format!("aggregate=Order%2F{cart}"), Vec::new()),
+    ] {
+        for limit in ["", "&limit=2"] {
+            let walked = walk(&gateway, &format!("/feeds/all.atom?after=0{limit}&{query}")).await;
+            assert_eq!(walked, ids_expected, "{query}{limit}");
+        }
+        let head = fetch(&gateway, &format!("/feeds/all.atom?{query}")).await;
+        let newest: Vec<String> = ids_expected.iter().rev().take(50).cloned().collect();
+        assert_eq!(ids(&head), newest, "{query}");
+        assert_eq!(link(&head, "prev-archive"), None, "pages hold other events, too");
+        assert_eq!(walk(&gateway, link(&head, "first").unwrap()).await, ids_expected, "{query}");
+    }
+    // A full one can't change; one that may grow can.
+    let caching = async |path: &str| gateway.get(path).await.headers()["cache-control"].to_str().unwrap().to_owned();
+    assert!(caching("/feeds/all.atom?after=0&limit=2&type=CheckedOut").await.contains("immutable"));
+    assert_eq!(caching("/feeds/all.atom?after=0&limit=100&type=CheckedOut").await, "public, no-cache");
+    let etag = async |path: &str| gateway.get(path).await.headers()["etag"].clone();
+    assert_ne!(etag("/feeds/all.atom?type=CheckedOut").await, etag("/feeds/all.atom").await);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_answered_when_something_comes() {
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let gateway = Gateway::start_with(engine, SMALL).await;
+        gateway.append(events(1..=3)).await;
+        let ask = |query: &str| gateway.client().get(gateway.url(&format!("/feeds/all.atom?{query}"))).send();
+        let waiting: Vec<_> = (0..50).map(|_| tokio::spawn(ask("after=3&wait=60"))).collect();
+        let filtered = tokio::spawn(ask("after=3&wait=60&type=CheckedOut"));
+        let preferring =
+            gateway.client().get(gateway.url("/feeds/all.atom?after=3")).header("prefer", "wait=60").send();
+        let preferring = tokio::spawn(preferring);
+        gateway.append(events(4..=4)).await;
+        for answer in waiting.into_iter().chain([preferring]) {
+            let answer = answer.await.unwrap().unwrap();
+            assert_eq!(answer.headers()["feed-position"], "4");
+            assert_eq!(ids(&parse(&answer.text().await.unwrap())), atom_ids(4..=4));
+        }
+        gateway.append(events(5..=5)).await;
+        let answer = parse(&filtered.await.unwrap().unwrap().text().await.unwrap());
+        assert_eq!(ids(&answer), atom_ids(5..=5));
+        assert!(link(&answer, "next").unwrap().ends_with("-5&wait=60&type=CheckedOut"));
+        let empty = ask("after=5&wait=1").await.unwrap();
+        assert_eq!(empty.headers()["cache-control"], "no-store");
+        assert!(parse(&empty.text().await.unwrap()).entries().is_empty());
+        assert_eq!(gateway.get("/feeds/all.atom?after=5").await.headers()["cache-control"], "public, no-cache");
+        // What is there is not waited for.
+        assert_eq!(ids(&parse(&ask("after=4&wait=60").await.unwrap().text().await.unwrap())), atom_ids(5..=5));
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_those_who_wait() {
+    let mut gateway = Gateway::start().await;
+    let waiting = tokio::spawn(gateway.client().get(gateway.url("/feeds/all.atom?after=0&wait=60")).send());
+    let asked = || async { (gateway.get("/readyz").await.status() == 200).then_some(()) };
+    wait_for("a gateway that answers", asked).await;
+    gateway.restart().await;
+    // Answered empty, or not accepted yet.
+    if let Ok(answer) = waiting.await.unwrap() {
+        assert_eq!(answer.status(), 200);
+    }
 }
 
 #[tokio::test]

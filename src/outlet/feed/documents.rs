@@ -1,12 +1,17 @@
 //! The documents of a feed: its head, its numbered pages, and continuations after an event or a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::atom::{self, Document};
+use super::query::{From, Query};
 use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
@@ -18,63 +23,10 @@ use crate::web::problem::{Kind, Problem};
 
 /// The head holds at least so many entries, so that naive readers that come rarely see them all.
 const HEAD_ENTRIES_MIN: usize = 50;
-const LIMIT_MAX: usize = 1000;
-
-/// Where a continuation starts.
-pub(super) struct Start {
-    from: From,
-    limit: Option<usize>,
-}
-
-enum From {
-    After(String),
-    Since(Micros),
-    RecordedSince(Micros),
-}
-
-impl Start {
-    /// Reads the query of a feed; `None` means the head.
-    pub(super) fn parse(query: &str) -> Result<Option<Self>, Problem> {
-        let bad = |detail: String| Problem::new(Kind::BadRequest, detail);
-        let (mut from, mut limit) = (None, None);
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            let start = match name.as_ref() {
-                "after" => From::After(value.into_owned()),
-                "since" => From::Since(time(&name, &value)?),
-                "recorded-since" => From::RecordedSince(time(&name, &value)?),
-                "limit" => {
-                    let number = value.parse::<usize>().ok().filter(|n| *n >= 1);
-                    limit = Some(
-                        number.ok_or_else(|| bad("`limit` is a whole number from 1 on, such as limit=100".into()))?,
-                    );
-                    continue;
-                }
-                _ => {
-                    return Err(bad(format!(
-                        "unknown parameter `{name}`; a feed takes after, since, recorded-since and limit, \
-                         such as ?after=0&limit=100"
-                    )));
-                }
-            };
-            if from.replace(start).is_some() {
-                return Err(bad("give one of `after`, `since` and `recorded-since`, once".into()));
-            }
-        }
-        match (from, limit) {
-            (None, Some(_)) => Err(bad("`limit` goes with `after` or `since`, such as ?after=0&limit=100".into())),
-            (None, None) => Ok(None),
-            (Some(from), limit) => Ok(Some(Self { from, limit })),
-        }
-    }
-}
-
-fn time(name: &str, value: &str) -> Result<Micros, Problem> {
-    Micros::parse_rfc3339(value).ok_or_else(|| {
-        // A plus sign that was not encoded arrives as a space.
-        let hint = if value.contains(' ') { "; write + as %2B, or use Z" } else { "" };
-        Problem::new(Kind::BadRequest, format!("`{name}` is a time such as {name}=2026-01-31T12:00:00Z{hint}"))
-    })
-}
+/// Continuations that are remembered for others who waited for the same.
+const REMEMBERED: usize = 16;
+/// A wait looks again so often although no bell rang: another process may have appended.
+const WAIT_LOOK: Duration = Duration::from_secs(2);
 
 /// The newest entries, newest first: all after the last sealed page, and at least 50.
 pub(super) async fn head(
@@ -82,21 +34,29 @@ pub(super) async fn head(
     feed: &FeedConfig,
     client: &Client,
     headers: &HeaderMap,
+    query: &Query,
 ) -> Result<Response, Problem> {
     let (state, head, border) = up_to_date(feeds, feed, client).await?;
     let range = Range { after: 0, through: Some(head.position), order: Order::Descending };
     let limit = HEAD_ENTRIES_MIN.max(feed.page_size);
-    let mut read = feeds.inner.journal.read(&state.selection, range, limit, Payload::Without).await?;
-    let sealed = border.map_or(0, |border| border.last);
-    let unsealed = read.entries.partition_point(|entry| entry.position > sealed);
-    read.entries.truncate(unsealed.max(HEAD_ENTRIES_MIN));
-    let mut links = vec![("self", head_url(feeds, feed)), ("current", head_url(feeds, feed))];
-    if let Some(border) = border {
-        links.push(("prev-archive", page_url(feeds, &state, border.n)));
+    let selection = state.selection.and(&query.filter);
+    let mut read = feeds.inner.journal.read(&selection, range, limit, Payload::Without).await?;
+    let mut links = vec![("self", head_url(feeds, feed, query)), ("current", head_url(feeds, feed, query))];
+    match border {
+        // Pages hold other events, too: the older ones follow from the beginning.
+        _ if query.is_filtered() => links.push(("first", after_url(feeds, feed, 0, query))),
+        Some(border) => links.push(("prev-archive", page_url(feeds, &state, border.n))),
+        None => {}
+    }
+    if !query.is_filtered() {
+        let sealed = border.map_or(0, |border| border.last);
+        let unsealed = read.entries.partition_point(|entry| entry.position > sealed);
+        read.entries.truncate(unsealed.max(HEAD_ENTRIES_MIN));
     }
     let newest = read.entries.first();
+    let place = format!("{}{}", newest.map_or(0, |entry| entry.position), mark(query));
     let about = About {
-        etag: etag(feeds, &state, &format!("{}", newest.map_or(0, |entry| entry.position))),
+        etag: etag(feeds, &state, &place),
         immutable: false,
         public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
@@ -161,11 +121,11 @@ async fn open_page(
     let (n, after) = last.map_or((1, 0), |border| (border.n + 1, border.last));
     let range = Range { after, through: Some(head.position), order: Order::Ascending };
     let read = feeds.inner.journal.read(&state.selection, range, state.feed.page_size, Payload::Without).await?;
-    let mut links = vec![("self", page_url(feeds, state, n)), ("current", head_url(feeds, &state.feed))];
+    let mut links = vec![("self", page_url(feeds, state, n)), ("current", feed_url(feeds, &state.feed))];
     if n > 1 {
         links.push(("prev-archive", page_url(feeds, state, n - 1)));
     }
-    links.push(("next", after_url(feeds, &state.feed, read.covered, None)));
+    links.push(("next", after_url(feeds, &state.feed, read.covered, &Query::default())));
     let newest = read.entries.last();
     let about = About {
         etag: etag(feeds, state, &format!("p{n}-{}", newest.map_or(after, |entry| entry.position))),
@@ -192,58 +152,133 @@ async fn other_epoch(feeds: &Feeds, feed: &FeedConfig, epoch: &str, n: i64) -> R
         None if n == 1 => Some(0),
         None => journal.page_border(epoch, n - 1).await?.map(|border| border.last),
     };
-    let next = after.map_or_else(|| head_url(feeds, feed), |after| after_url(feeds, feed, after, None));
+    let next = after.map_or_else(|| feed_url(feeds, feed), |after| after_url(feeds, feed, after, &Query::default()));
     let detail = format!("the pages of feed `{}` were cut anew; go on at {next}", feed.name);
     Ok(Problem::new(Kind::Gone, detail).with_header(header::LINK, &format!("<{next}>; rel=\"next\"")))
 }
 
-/// The entries after an event or a time, oldest first, up to the next page border.
+/// The entries after an event or a time, oldest first, up to the next page border; where there are none, those that come
+/// while the client is willing to wait.
 pub(super) async fn continuation(
     feeds: &Feeds,
     feed: &FeedConfig,
     client: &Client,
     headers: &HeaderMap,
-    start: &Start,
+    (query, from): (&Query, &From),
 ) -> Result<Response, Problem> {
-    let (state, head, last) = up_to_date(feeds, feed, client).await?;
-    let journal = &feeds.inner.journal;
-    let after = match &start.from {
+    let (journal, started, mut bell) = (&feeds.inner.journal, Instant::now(), feeds.inner.journal.bell());
+    let after = match from {
         From::After(text) => journal.locate(&client.visible, text).await?,
         From::Since(time) => journal.before_time(*time).await?,
         From::RecordedSince(time) => journal.before_recorded(*time).await?,
     };
-    let limit = start.limit.unwrap_or(feed.page_size).min(LIMIT_MAX);
-    let sealed = last.map_or(0, |border| border.last);
-    let border = if after < sealed { journal.page_after(&state.view.epoch, after).await? } else { None };
-    let through = border.map_or(head.position, |border| border.last);
-    let range = Range { after, through: Some(through), order: Order::Ascending };
-    let read = journal.read(&state.selection, range, limit, Payload::Without).await?;
-    // The shared page is linked once it has entries: before that, this answer may still change.
-    let shared = match border {
-        Some(border)
-            if !read.more && (border.last < sealed || has_entries(feeds, &state, border.last, &head).await?) =>
-        {
-            Some(page_url(feeds, &state, border.n + 1))
+    let (mut examined, mut turn) = (after, None);
+    loop {
+        let (state, head, last) = up_to_date(feeds, feed, client).await?;
+        let asked = Asked { feeds, state: &state, query, after, examined };
+        let found = match turn {
+            // Whoever waited for the same gets the same: it is read once.
+            Some(_) => asked.remembered(&head, last).await?,
+            None => asked.read(&head, last).await?,
+        };
+        drop(turn);
+        let left = query.wait.map_or(Duration::ZERO, |wait| wait.saturating_sub(started.elapsed()));
+        if !found.is_empty || left.is_zero() || feeds.inner.stopping.is_cancelled() {
+            let mut response = found.reply.to_response(headers);
+            if found.is_empty && query.wait.is_some() {
+                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            }
+            return Ok(response);
         }
-        _ => None,
-    };
-    let immutable = read.more || shared.is_some();
-    let next = shared.unwrap_or_else(|| after_url(feeds, feed, read.covered, start.limit));
-    let own = after_url(feeds, feed, after, start.limit);
-    let links = [("self", own), ("current", head_url(feeds, feed)), ("next", next)];
-    let newest = read.entries.last();
-    let about = About {
-        // Its link changes once the next page has entries.
-        etag: etag(feeds, &state, &format!("{after}-{}-{limit}{}", read.covered, if immutable { "" } else { "o" })),
-        immutable,
-        public: feeds.inner.public,
-        last_modified: last_modified(feeds, newest),
-        position: read.covered,
-        head: (!immutable).then_some(head.position),
-        links: &links,
-    };
-    let body = render(feeds, feed, newest, &links, false, &read.entries);
-    Ok(Reply::new(about, body).to_response(headers))
+        examined = found.covered;
+        tokio::select! {
+            () = bell.rung(left.min(WAIT_LOOK)) => {}
+            () = feeds.inner.stopping.cancelled() => {}
+        }
+        turn = Some(feeds.inner.turns.lock().await);
+    }
+}
+
+/// A continuation that is asked for.
+struct Asked<'a> {
+    feeds: &'a Feeds,
+    state: &'a ViewState,
+    query: &'a Query,
+    /// Where it starts.
+    after: i64,
+    /// Up to here nothing was found before.
+    examined: i64,
+}
+
+/// The continuations that were read last for those who waited.
+pub(super) type Latest = Mutex<VecDeque<(String, Continuation)>>;
+
+/// What is there for it.
+#[derive(Clone)]
+pub(super) struct Continuation {
+    reply: Arc<Reply>,
+    is_empty: bool,
+    covered: i64,
+}
+
+impl Asked<'_> {
+    async fn remembered(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
+        let Self { feeds, state, query, after, examined } = self;
+        let key = format!("{}?{after}-{examined}{}@{}", state.view.epoch, query.parameters(), head.position);
+        let mut latest = feeds.inner.latest.lock().await;
+        if let Some(found) = latest.iter().find(|(known, _)| *known == key) {
+            return Ok(found.1.clone());
+        }
+        let found = self.read(head, last).await?;
+        if latest.len() >= REMEMBERED {
+            latest.pop_front();
+        }
+        latest.push_back((key, found.clone()));
+        Ok(found)
+    }
+
+    async fn read(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
+        let Self { feeds, state, query, after, examined } = self;
+        let (journal, feed) = (&feeds.inner.journal, &state.feed);
+        let limit = query.limit.unwrap_or(feed.page_size);
+        let sealed = last.map_or(0, |border| border.last);
+        let border = match *examined < sealed && !query.is_filtered() {
+            true => journal.page_after(&state.view.epoch, *examined).await?,
+            false => None,
+        };
+        let through = border.map_or(head.position, |border| border.last);
+        let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
+        let selection = state.selection.and(&query.filter);
+        let read = journal.read(&selection, range, limit, Payload::Without).await?;
+        // The shared page is linked once it has entries: before that, this answer may still change.
+        let shared = match border {
+            Some(border)
+                if !read.more && (border.last < sealed || has_entries(feeds, state, border.last, head).await?) =>
+            {
+                Some(page_url(feeds, state, border.n + 1))
+            }
+            _ => None,
+        };
+        let immutable = read.more || shared.is_some();
+        let next = shared.unwrap_or_else(|| after_url(feeds, feed, read.covered, query));
+        let own = after_url(feeds, feed, *after, query);
+        let links = [("self", own), ("current", head_url(feeds, feed, query)), ("next", next)];
+        let newest = read.entries.last();
+        let open = if immutable { "" } else { "o" };
+        let about = About {
+            // Its link changes once the next page has entries.
+            etag: etag(feeds, state, &format!("{after}-{}-{limit}{open}{}", read.covered, mark(query))),
+            immutable,
+            public: feeds.inner.public,
+            last_modified: last_modified(feeds, newest),
+            position: read.covered,
+            head: (!immutable).then_some(head.position),
+            links: &links,
+        };
+        let body = render(feeds, feed, newest, &links, false, &read.entries);
+        let reply = Arc::new(Reply::new(about, body));
+        Ok(Continuation { reply, is_empty: read.entries.is_empty(), covered: read.covered })
+    }
 }
 
 async fn has_entries(feeds: &Feeds, state: &ViewState, after: i64, head: &Head) -> Result<bool, Problem> {
@@ -293,7 +328,7 @@ fn etag(feeds: &Feeds, state: &ViewState, place: &str) -> String {
 }
 
 fn sealed_links(feeds: &Feeds, state: &ViewState, n: i64) -> Vec<(&'static str, String)> {
-    let mut links = vec![("self", page_url(feeds, state, n)), ("current", head_url(feeds, &state.feed))];
+    let mut links = vec![("self", page_url(feeds, state, n)), ("current", feed_url(feeds, &state.feed))];
     if n > 1 {
         links.push(("prev-archive", page_url(feeds, state, n - 1)));
     }
@@ -301,16 +336,29 @@ fn sealed_links(feeds: &Feeds, state: &ViewState, n: i64) -> Vec<(&'static str, 
     links
 }
 
-fn head_url(feeds: &Feeds, feed: &FeedConfig) -> String {
+fn head_url(feeds: &Feeds, feed: &FeedConfig, query: &Query) -> String {
+    let parameters = query.filter_parameters();
+    let mark = if parameters.is_empty() { "" } else { "?" };
+    format!("{}{mark}{}", feed_url(feeds, feed), parameters.trim_start_matches('&'))
+}
+
+fn feed_url(feeds: &Feeds, feed: &FeedConfig) -> String {
     format!("{}/feeds/{}.atom", feeds.inner.names.public_url, feed.name)
+}
+
+/// Tells documents of different filters apart.
+fn mark(query: &Query) -> String {
+    match query.filter_parameters() {
+        none if none.is_empty() => none,
+        parameters => format!("-{}", hex(&sha256(&parameters)[..4])),
+    }
 }
 
 fn page_url(feeds: &Feeds, state: &ViewState, n: i64) -> String {
     format!("{}/feeds/{}/{}/{n}.atom", feeds.inner.names.public_url, state.feed.name, state.view.epoch)
 }
 
-fn after_url(feeds: &Feeds, feed: &FeedConfig, position: i64, limit: Option<usize>) -> String {
+fn after_url(feeds: &Feeds, feed: &FeedConfig, position: i64, query: &Query) -> String {
     let cursor = Cursor::new(feeds.inner.journal.id(), position);
-    let limit = limit.map_or(String::new(), |limit| format!("&limit={limit}"));
-    format!("{}?after={cursor}{limit}", head_url(feeds, feed))
+    format!("{}?after={cursor}{}", feed_url(feeds, feed), query.parameters())
 }

@@ -4,6 +4,7 @@
 mod atom;
 mod detail;
 mod documents;
+mod query;
 mod reply;
 mod view;
 
@@ -18,6 +19,8 @@ use axum::routing::get;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::event::Cursor;
@@ -28,6 +31,8 @@ use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{Site, html, negotiate};
 use atom::Names;
+use documents::Latest;
+use query::Query;
 use view::{PageCache, ViewState, Views};
 
 /// How often views are sealed although no bell rang: another process may have appended.
@@ -101,6 +106,11 @@ struct Inner {
     public: bool,
     views: Views,
     pages: PageCache,
+    /// Of those who waited, one reads at a time; the others find what it read.
+    turns: Mutex<()>,
+    latest: Latest,
+    /// Nobody waits any longer.
+    stopping: CancellationToken,
 }
 
 impl Feeds {
@@ -108,15 +118,31 @@ impl Feeds {
     ///
     /// # Errors
     /// A sentence that names the feed and what is wrong with it.
-    pub fn new(journal: Journal, mut feeds: Vec<FeedConfig>, site: &Site, public: bool) -> Result<Self, String> {
+    pub fn new(
+        journal: Journal,
+        mut feeds: Vec<FeedConfig>,
+        site: &Site,
+        public: bool,
+        tasks: &Tasks,
+    ) -> Result<Self, String> {
         check(&feeds)?;
         if !feeds.iter().any(|feed| feed.name == "all") {
             feeds.insert(0, FeedConfig::all());
         }
         let year = journal.created_at().to_text()[..4].parse().unwrap_or(1970);
         let names = Names { public_url: site.public_url.clone(), authority: site.authority.clone(), year };
-        let (views, pages) = (Views::default(), PageCache::default());
-        Ok(Self { inner: Arc::new(Inner { journal, feeds, names, public, views, pages }) })
+        let inner = Inner {
+            journal,
+            feeds,
+            names,
+            public,
+            views: Views::default(),
+            pages: PageCache::default(),
+            turns: Mutex::default(),
+            latest: Latest::default(),
+            stopping: tasks.stopping(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// `/feeds…` and `/events/{id}`.
@@ -164,7 +190,7 @@ impl Feeds {
     }
 }
 
-async fn wait(bell: &mut Bell, stopping: &tokio_util::sync::CancellationToken) -> bool {
+async fn wait(bell: &mut Bell, stopping: &CancellationToken) -> bool {
     tokio::select! {
         () = stopping.cancelled() => false,
         () = bell.rung(SEAL_INTERVAL) => true,
@@ -237,10 +263,10 @@ async fn document(
     if negotiated && negotiate::accept(&headers, &offered).is_none() && !accepts_html(&headers) {
         return Err(Problem::new(Kind::NotAcceptable, "this feed is served as application/atom+xml"));
     }
-    let start = documents::Start::parse(query.as_deref().unwrap_or_default())?;
-    let mut response = match start {
-        None => documents::head(&feeds, feed, &client, &headers).await?,
-        Some(start) => documents::continuation(&feeds, feed, &client, &headers, &start).await?,
+    let query = Query::parse(query.as_deref().unwrap_or_default(), &headers)?;
+    let mut response = match &query.from {
+        None => documents::head(&feeds, feed, &client, &headers, &query).await?,
+        Some(from) => documents::continuation(&feeds, feed, &client, &headers, (&query, from)).await?,
     };
     if negotiated {
         let location = format!("/feeds/{}.atom", feed.name);

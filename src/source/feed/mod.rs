@@ -245,7 +245,7 @@ impl FeedPump {
                 let shown = redacted(answer.url.as_str());
                 self.client.error(format!("{shown} has no link to what follows: is it another Postern's feed?"))
             })?;
-            let next = self.client.link(&answer.url, next)?;
+            let next = without_wait(self.client.link(&answer.url, next)?);
             let is_sealed = document.link("next-archive").is_some();
             let is_last = answer.is_at_head() || (!is_sealed && document.entries.is_empty()) || next == url;
             if !document.entries.is_empty() || self.kept.next.as_deref() != Some(next.as_str()) {
@@ -391,4 +391,14 @@ impl Kind {
             format!("not found: {missed}entries removed before they were read, changes of entries"),
         ]
     }
+}
+
+/// What follows is asked for with the link of an answer that was waited for, which says so; only a rest waits.
+fn without_wait(mut url: Url) -> Url {
+    let others: Vec<(String, String)> =
+        url.query_pairs().filter(|(name, _)| name != "wait").map(|(name, value)| (name.into(), value.into())).collect();
+    if url.query().is_some() {
+        url.query_pairs_mut().clear().extend_pairs(others);
+    }
+    url
 }

@@ -20,7 +20,7 @@ use crate::source::{Ask, Config, Evidence, Follow, Page, Swept};
 /// Read only, no statement for ever, times as ISO text in UTC, tables from their beginning to their end.
 const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '60s'; \
                        set time zone 'UTC'; set datestyle = 'ISO'; set bytea_output = 'hex'; \
-                       set synchronize_seqscans = off; set max_parallel_workers_per_gather = 0";
+                       set synchronize_seqscans = off; set plan_cache_mode = force_custom_plan; set max_parallel_workers_per_gather = 0";
 
 pub(in crate::source) struct Postgres;
 
