@@ -17,6 +17,7 @@ pub mod webhooks;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -146,8 +147,19 @@ struct Inner {
     id: String,
     created_at: Micros,
     bell: Bell,
+    known: Known,
     writer: writer::Writer,
     url: String,
+}
+
+/// See [`Journal::known_position`].
+#[derive(Clone, Debug, Default)]
+struct Known(Arc<AtomicI64>);
+
+impl Known {
+    fn reached(&self, position: i64) {
+        self.0.fetch_max(position, Ordering::AcqRel);
+    }
 }
 
 /// Held by the one `serve` of a journal; others are refused until it is dropped or the process ends.
@@ -195,8 +207,9 @@ impl Journal {
     async fn of(db: Db, config: &Config, tasks: &Tasks) -> Result<Self, Error> {
         let (id, created_at): (String, i64) = select!(&db, query_as.fetch_one, "select id, created_at from journal");
         let bell = Bell::default();
-        let writer = writer::Writer::start(&db, bell.clone(), tasks);
-        let inner = Inner { db, id, created_at: Micros(created_at), bell, writer, url: config.url.clone() };
+        let known = Known::default();
+        let writer = writer::Writer::start(&db, bell.clone(), known.clone(), tasks);
+        let inner = Inner { db, id, created_at: Micros(created_at), bell, known, writer, url: config.url.clone() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -262,7 +275,14 @@ impl Journal {
     /// The database.
     pub async fn head(&self) -> Result<Head, Error> {
         let sql = "select position, recorded_at, feed_time, oldest from journal";
-        Ok(select!(&self.inner.db, query_as.fetch_one, sql))
+        let head: Head = select!(&self.inner.db, query_as.fetch_one, sql);
+        self.inner.known.reached(head.position);
+        Ok(head)
+    }
+
+    /// The highest position that this process has read or written: the head, as long as nobody else appends.
+    pub fn known_position(&self) -> i64 {
+        self.inner.known.0.load(Ordering::Acquire)
     }
 
     /// Waits for what is being written and closes the database.

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::append::{Append, Appended, apply_append};
 use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
-use super::{Error, deliveries, pages, webhooks};
+use super::{Error, Known, deliveries, pages, webhooks};
 use crate::event::Micros;
 use crate::runtime::{Bell, Tasks};
 
@@ -38,10 +38,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: &Db, bell: Bell, tasks: &Tasks) -> Self {
+    pub(super) fn start(db: &Db, bell: Bell, known: Known, tasks: &Tasks) -> Self {
         let (db, (jobs, waiting)) = (db.for_writer(), mpsc::channel(JOBS_MAX));
         // Not stopped with the other tasks, whose last checkpoints it writes: it ends when the last sender is gone.
-        tasks.spawn_untracked("journal writer", run(db.clone(), bell, waiting));
+        tasks.spawn_untracked("journal writer", run(db.clone(), bell, known, waiting));
         Self { jobs, db }
     }
 
@@ -67,7 +67,7 @@ impl Writer {
     }
 }
 
-async fn run(db: Db, bell: Bell, mut waiting: mpsc::Receiver<Job>) {
+async fn run(db: Db, bell: Bell, known: Known, mut waiting: mpsc::Receiver<Job>) {
     let mut group = Vec::with_capacity(GROUP_MAX);
     while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
         // Whoever gave up waiting was told that nothing happened.
@@ -76,7 +76,7 @@ async fn run(db: Db, bell: Bell, mut waiting: mpsc::Receiver<Job>) {
         let outcome = transaction(&db, &writes).await;
         match outcome {
             Ok(results) => {
-                ring(&bell, &results);
+                ring(&bell, &known, &results);
                 for (job, result) in jobs.into_iter().zip(results) {
                     let _ = job.reply.send(Ok(result));
                 }
@@ -86,7 +86,7 @@ async fn run(db: Db, bell: Bell, mut waiting: mpsc::Receiver<Job>) {
             Err(_) => {
                 for job in jobs {
                     let result = transaction(&db, &[&job.write]).await;
-                    ring(&bell, result.as_deref().unwrap_or_default());
+                    ring(&bell, &known, result.as_deref().unwrap_or_default());
                     let _ = job.reply.send(result.map(|results| results[0]));
                 }
             }
@@ -95,8 +95,10 @@ async fn run(db: Db, bell: Bell, mut waiting: mpsc::Receiver<Job>) {
 }
 
 /// Checkpoints ring nothing: their writers would wake one another for ever.
-fn ring(bell: &Bell, results: &[Appended]) {
-    if results.iter().any(|appended| appended.journaled > 0) {
+fn ring(bell: &Bell, known: &Known, results: &[Appended]) {
+    let last = results.iter().filter_map(|appended| Some(appended.first? + appended.journaled.cast_signed() - 1)).max();
+    if let Some(last) = last {
+        known.reached(last);
         bell.ring();
     }
 }

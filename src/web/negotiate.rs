@@ -1,6 +1,9 @@
 //! What the client wants to get or done, and what it has already: `Accept` and `If-None-Match` (RFC 9110), `Command`.
 
 use axum::http::{HeaderMap, HeaderName, header};
+use chrono::DateTime;
+
+use crate::event::Micros;
 
 static COMMAND: HeaderName = HeaderName::from_static("command");
 
@@ -41,9 +44,15 @@ pub fn command(headers: &HeaderMap) -> Option<&str> {
     headers.get(&COMMAND).map(|value| value.to_str().unwrap_or_default())
 }
 
-/// Whether the client has this version already: weak comparison of `If-None-Match`, `*` and lists included.
-/// A `-gzip` that a proxy appended does not count.
-pub fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+/// Whether the client has this version already: weak comparison of `If-None-Match`, `*` and lists included; without one,
+/// `If-Modified-Since` (RFC 9110, section 13.2.2), if the version has a time. A `-gzip` that a proxy appended does not
+/// count.
+pub fn has_already(headers: &HeaderMap, etag: &str, modified: Option<Micros>) -> bool {
+    if !headers.contains_key(header::IF_NONE_MATCH) {
+        let since = headers.get(header::IF_MODIFIED_SINCE).and_then(|value| value.to_str().ok());
+        let since = since.and_then(|text| DateTime::parse_from_rfc2822(text).ok()).map(|time| time.timestamp());
+        return since.zip(modified).is_some_and(|(since, modified)| modified.0.div_euclid(1_000_000) <= since);
+    }
     fn opaque(tag: &str) -> &str {
         let tag = tag.trim();
         let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
@@ -86,8 +95,20 @@ mod tests {
     fn etags_are_compared_weakly() {
         let etag = "W/\"a:1\"";
         for same in ["W/\"a:1\"", "\"a:1\"", "\"x\", W/\"a:1\"", "*", "\"a:1-gzip\""] {
-            assert!(has_already(&headers(header::IF_NONE_MATCH, same), etag), "{same}");
+            assert!(has_already(&headers(header::IF_NONE_MATCH, same), etag, None), "{same}");
         }
-        assert!(!has_already(&headers(header::IF_NONE_MATCH, "\"a:2\""), etag));
+        assert!(!has_already(&headers(header::IF_NONE_MATCH, "\"a:2\""), etag, None));
+    }
+
+    #[test]
+    fn a_time_counts_only_without_a_tag() {
+        let modified = Some(Micros(1_767_225_860_900_000));
+        let mut since = headers(header::IF_MODIFIED_SINCE, "Thu, 01 Jan 2026 00:04:20 GMT");
+        assert!(has_already(&since, "W/\"a\"", modified), "the fraction of the second is not told");
+        assert!(!has_already(&since, "W/\"a\"", modified.map(|time| time.plus(100_000))));
+        assert!(!has_already(&since, "W/\"a\"", None));
+        assert!(!has_already(&headers(header::IF_MODIFIED_SINCE, "yesterday"), "W/\"a\"", modified));
+        since.insert(header::IF_NONE_MATCH, "\"b\"".parse().expect("a header"));
+        assert!(!has_already(&since, "W/\"a\"", modified));
     }
 }

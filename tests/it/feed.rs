@@ -165,6 +165,23 @@ async fn the_head_answers_304_until_something_happens() {
 }
 
 #[tokio::test]
+async fn a_time_is_told_once_its_second_is_over_and_then_hides_nothing() {
+    let gateway = Gateway::start().await;
+    gateway.append(events(1..=1)).await;
+    let time = |response: &reqwest::Response| response.headers().get("last-modified").cloned();
+    assert_eq!(time(&gateway.get("/feeds/all.atom").await), None, "more may come within this second");
+    let told = || async { time(&gateway.get("/feeds/all.atom").await) };
+    let first = wait_for("a time", told).await;
+    let since = async || {
+        let request = gateway.client().get(gateway.url("/feeds/all.atom")).header("if-modified-since", &first);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(since().await, 304);
+    gateway.append(events(2..=2)).await;
+    assert_eq!(since().await, 200);
+}
+
+#[tokio::test]
 async fn since_starts_at_the_first_event_that_is_not_older_and_goes_on_by_position() {
     let gateway = Gateway::start().await;
     gateway.append(events(1..=30)).await;

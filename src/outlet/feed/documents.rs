@@ -36,6 +36,10 @@ pub(super) async fn head(
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Response, Problem> {
+    let known = feeds.view(feed, &client.visible).head_at(feeds.inner.journal.known_position());
+    if let Some(known) = known.filter(|_| !query.is_filtered()) {
+        return Ok(known.to_response(headers));
+    }
     let (state, head, border) = up_to_date(feeds, feed, client).await?;
     let range = Range { after: 0, through: Some(head.position), order: Order::Descending };
     let limit = HEAD_ENTRIES_MIN.max(feed.page_size);
@@ -65,7 +69,11 @@ pub(super) async fn head(
         links: &links,
     };
     let body = render(feeds, feed, newest, &links, false, &read.entries);
-    Ok(Reply::new(about, body).to_response(headers))
+    let reply = Arc::new(Reply::new(about, body));
+    if !query.is_filtered() {
+        state.keep_head(head.position, Arc::clone(&reply));
+    }
+    Ok(reply.to_response(headers))
 }
 
 /// Page `n` of an epoch: a sealed one never changes; the one after the last sealed is open.

@@ -6,6 +6,7 @@ use axum::response::Response;
 
 use super::atom;
 use crate::event::Micros;
+use crate::runtime::Clock;
 use crate::web::negotiate;
 
 const FEED_POSITION: HeaderName = HeaderName::from_static("feed-position");
@@ -31,8 +32,12 @@ pub struct About<'a> {
 pub struct Reply {
     etag: String,
     headers: HeaderMap,
+    last_modified: Micros,
     body: Bytes,
 }
+
+/// After this time nothing more is journaled in the same second, whatever the clocks of database and process say.
+const SECOND_IS_OVER: i64 = 3_000_000;
 
 impl Reply {
     pub fn new(about: About<'_>, body: Bytes) -> Self {
@@ -48,7 +53,6 @@ impl Reply {
         put(header::CONTENT_TYPE, atom::MEDIA_TYPE);
         put(header::ETAG, &about.etag);
         put(header::CACHE_CONTROL, &format!("{scope}, {caching}"));
-        put(header::LAST_MODIFIED, &about.last_modified.to_http_date());
         put(header::LINK, &links.join(", "));
         put(FEED_POSITION, &about.position.to_string());
         if let Some(head) = about.head {
@@ -58,16 +62,18 @@ impl Reply {
             // A cache in front of two clients must not give one what the other may see.
             put(header::VARY, "authorization");
         }
-        Self { etag: about.etag, headers, body }
+        Self { etag: about.etag, headers, last_modified: about.last_modified, body }
     }
 
     pub fn body_bytes(&self) -> usize {
         self.body.len()
     }
 
-    /// The answer to a request with these headers.
+    /// The answer to a request with these headers. A time is told only once no other document can have the same one.
     pub fn to_response(&self, request: &HeaderMap) -> Response {
-        let mut response = if negotiate::has_already(request, &self.etag) {
+        let is_over = Clock::system().now_micros() - self.last_modified.0 > SECOND_IS_OVER;
+        let time = Some(self.last_modified).filter(|_| is_over);
+        let mut response = if negotiate::has_already(request, &self.etag, time) {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response
@@ -75,6 +81,9 @@ impl Reply {
             Response::new(Body::from(self.body.clone()))
         };
         *response.headers_mut() = self.headers.clone();
+        if let Some(value) = time.and_then(|time| HeaderValue::from_str(&time.to_http_date()).ok()) {
+            response.headers_mut().insert(header::LAST_MODIFIED, value);
+        }
         if response.status() == StatusCode::NOT_MODIFIED {
             response.headers_mut().remove(header::CONTENT_TYPE);
         }

@@ -28,6 +28,8 @@ pub struct ViewState {
     /// That, and the feed's filter.
     pub selection: Selection,
     sealed: AsyncMutex<Option<Sealed>>,
+    /// The head as it was last made, and the journal's position then.
+    head: Mutex<Option<(i64, Arc<Reply>)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -40,6 +42,16 @@ struct Sealed {
 }
 
 impl ViewState {
+    /// The head, if nothing was journaled since it was made.
+    pub fn head_at(&self, position: i64) -> Option<Arc<Reply>> {
+        let head = self.head.lock().expect("no holder of this lock panics");
+        head.as_ref().filter(|(at, _)| *at == position).map(|(_, reply)| Arc::clone(reply))
+    }
+
+    pub fn keep_head(&self, position: i64, reply: Arc<Reply>) {
+        *self.head.lock().expect("no holder of this lock panics") = Some((position, reply));
+    }
+
     /// Brings the borders up to the head. `None`: much is left to do, come back in a second.
     ///
     /// # Errors
@@ -103,8 +115,8 @@ impl Views {
         .to_string();
         let epoch = hex(&sha256(&definition)[..5]);
         let view = View { epoch, feed: feed.name.clone(), definition };
-        let (feed, visible, sealed) = (feed.clone(), visible.clone(), AsyncMutex::new(None));
-        let state = Arc::new(ViewState { view, feed, visible, selection, sealed });
+        let (feed, visible, sealed, head) = (feed.clone(), visible.clone(), AsyncMutex::new(None), Mutex::default());
+        let state = Arc::new(ViewState { view, feed, visible, selection, sealed, head });
         views.push_back(Arc::clone(&state));
         state
     }
