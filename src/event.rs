@@ -129,6 +129,37 @@ impl serde::Serialize for EventJson<'_> {
     }
 }
 
+/// The CloudEvents 1.0 form of an event, structured. `data` passes through as it came.
+pub struct CloudEvent<'a> {
+    pub public_url: &'a str,
+    pub entry: &'a Entry,
+}
+
+impl serde::Serialize for CloudEvent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (entry, event) = (self.entry, &self.entry.event);
+        let data = RawValue::from_string(event.data.clone()).map_err(serde::ser::Error::custom)?;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("id", &event.id)?;
+        map.serialize_entry("source", &format!("{}/sources/{}", self.public_url, event.source))?;
+        map.serialize_entry("type", &event.r#type)?;
+        map.serialize_entry("subject", &event.aggregate_id)?;
+        map.serialize_entry("time", &event.occurred_at.to_text())?;
+        map.serialize_entry("datacontenttype", "application/json")?;
+        // A text that sorts as the number does.
+        map.serialize_entry("sequence", &format!("{:020}", entry.position))?;
+        map.serialize_entry("partitionkey", &event.aggregate_id)?;
+        map.serialize_entry("aggregatetype", &event.aggregate_type)?;
+        if let Some(version) = event.aggregate_version {
+            // An attribute's integer has 32 bits.
+            map.serialize_entry("aggregateversion", &version.to_string())?;
+        }
+        map.serialize_entry("data", &data)?;
+        map.end()
+    }
+}
+
 /// A place in a journal that survives its restore: `{journal id, 8 hex}-{position}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {

@@ -6,35 +6,11 @@
 
 use std::fmt::Write as _;
 
-use crate::event::{Entry, Micros, atom_id, escape as percent_encode};
+use super::format::{Document, Names};
+use crate::event::{Entry, atom_id, escape as percent_encode};
 
-/// Changes with every change of the bytes that this file makes of the same entries.
-pub const RENDERING_VERSION: u32 = 1;
-pub const MEDIA_TYPE: &str = "application/atom+xml; charset=utf-8";
 /// A rendered entry is about this long; saves growing the string.
 const ENTRY_BYTES: usize = 900;
-
-/// What is the same for all documents of a gateway.
-#[derive(Clone, Debug)]
-pub struct Names {
-    pub public_url: String,
-    pub authority: String,
-    /// The journal's creation year, part of every `tag:` id.
-    pub year: i32,
-}
-
-/// One document.
-#[derive(Debug)]
-pub struct Document<'a> {
-    pub feed: &'a str,
-    pub title: &'a str,
-    pub updated: Micros,
-    /// (relation, absolute URL), in the order in which they are written.
-    pub links: &'a [(&'static str, String)],
-    /// A sealed page (RFC 5005 section 4).
-    pub archive: bool,
-    pub entries: &'a [Entry],
-}
 
 /// Renders a document.
 pub fn render(names: &Names, document: &Document<'_>) -> String {
@@ -104,7 +80,7 @@ fn push_entry(xml: &mut String, names: &Names, entry: &Entry) {
 
 /// Text for element content and quoted attributes. What XML 1.0 can't carry is replaced by a visible sign: one such
 /// character would make a page unreadable, and caches would keep it for a year.
-fn push_text(xml: &mut String, text: &str) {
+pub fn push_text(xml: &mut String, text: &str) {
     let mut plain = 0;
     for (at, c) in text.char_indices() {
         let instead = match c {

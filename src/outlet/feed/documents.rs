@@ -10,7 +10,7 @@ use axum::response::Response;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::atom::{self, Document};
+use super::format::{Document, Format, RENDERING_VERSION};
 use super::query::{From, Query};
 use super::reply::{About, Reply};
 use super::view::ViewState;
@@ -36,21 +36,24 @@ pub(super) async fn head(
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Response, Problem> {
-    let known = feeds.view(feed, &client.visible).head_at(feeds.inner.journal.known_position());
-    if let Some(known) = known.filter(|_| !query.is_filtered()) {
+    let known = feeds.view(feed, &client.visible).head_at(feeds.inner.journal.known_position(), query.format);
+    let is_plain = !query.is_filtered() && !query.embed;
+    if let Some(known) = known.filter(|_| is_plain) {
         return Ok(known.to_response(headers));
     }
     let (state, head, border) = up_to_date(feeds, feed, client).await?;
     let range = Range { after: 0, through: Some(head.position), order: Order::Descending };
     let limit = HEAD_ENTRIES_MIN.max(feed.page_size);
     let selection = state.selection.and(&query.filter);
-    let mut read = feeds.inner.journal.read(&selection, range, limit, Payload::Without).await?;
+    let mut read = feeds.inner.journal.read(&selection, range, limit, query.payload()).await?;
     let mut links = vec![("self", head_url(feeds, feed, query)), ("current", head_url(feeds, feed, query))];
     match border {
         // Pages hold other events, too: the older ones follow from the beginning.
         _ if query.is_filtered() => links.push(("first", after_url(feeds, feed, 0, query))),
-        Some(border) => links.push(("prev-archive", page_url(feeds, &state, border.n))),
-        None => {}
+        Some(border) if query.has_pages() => {
+            links.push(("prev-archive", page_url(feeds, &state, border.n, query.format)))
+        }
+        _ => {}
     }
     if !query.is_filtered() {
         let sealed = border.map_or(0, |border| border.last);
@@ -60,7 +63,8 @@ pub(super) async fn head(
     let newest = read.entries.first();
     let place = format!("{}{}", newest.map_or(0, |entry| entry.position), mark(query));
     let about = About {
-        etag: etag(feeds, &state, &place),
+        format: query.format,
+        etag: etag(feeds, &state, &place, query.format),
         immutable: false,
         public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
@@ -68,10 +72,10 @@ pub(super) async fn head(
         head: Some(head.position),
         links: &links,
     };
-    let body = render(feeds, feed, newest, &links, false, &read.entries);
+    let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
     let reply = Arc::new(Reply::new(about, body));
-    if !query.is_filtered() {
-        state.keep_head(head.position, Arc::clone(&reply));
+    if is_plain {
+        state.keep_head(head.position, query.format, Arc::clone(&reply));
     }
     Ok(reply.to_response(headers))
 }
@@ -82,20 +86,19 @@ pub(super) async fn page(
     feed: &FeedConfig,
     client: &Client,
     headers: &HeaderMap,
-    epoch: &str,
-    n: i64,
+    (epoch, n, format): (&str, i64, Format),
 ) -> Result<Response, Problem> {
     let state = feeds.view(feed, &client.visible);
     if state.view.epoch != epoch {
-        return Err(other_epoch(feeds, feed, epoch, n).await?);
+        return Err(other_epoch(feeds, feed, (epoch, n, format)).await?);
     }
-    if let Some(page) = feeds.inner.pages.get(epoch, n) {
+    if let Some(page) = feeds.inner.pages.get(epoch, n, format) {
         return Ok(page.to_response(headers));
     }
     let (state, head, last) = up_to_date(feeds, feed, client).await?;
     let open = last.map_or(1, |border| border.n + 1);
     if n == open {
-        return open_page(feeds, &state, headers, &head, last).await;
+        return open_page(feeds, &state, headers, (&head, last), format).await;
     }
     let border = if n < 1 || n > open { None } else { feeds.inner.journal.page_border(epoch, n).await? };
     let Some(border) = border else {
@@ -103,9 +106,10 @@ pub(super) async fn page(
     };
     let range = Range { after: border.after, through: Some(border.last), order: Order::Ascending };
     let read = feeds.inner.journal.read(&state.selection, range, feed.page_size, Payload::Without).await?;
-    let links = sealed_links(feeds, &state, n);
+    let links = sealed_links(feeds, &state, n, format);
     let about = About {
-        etag: etag(feeds, &state, &format!("p{n}-{}", border.last)),
+        format,
+        etag: etag(feeds, &state, &format!("p{n}-{}", border.last), format),
         immutable: true,
         public: feeds.inner.public,
         last_modified: last_modified(feeds, read.entries.last()),
@@ -113,9 +117,10 @@ pub(super) async fn page(
         head: None,
         links: &links,
     };
-    let body = render(feeds, feed, read.entries.last(), &links, true, &read.entries);
+    let query = Query { format, ..Query::default() };
+    let body = render(feeds, feed, read.entries.last(), &links, (true, &query), &read.entries);
     let page = Arc::new(Reply::new(about, body));
-    feeds.inner.pages.put(epoch, n, Arc::clone(&page));
+    feeds.inner.pages.put(epoch, n, format, Arc::clone(&page));
     Ok(page.to_response(headers))
 }
 
@@ -123,20 +128,23 @@ async fn open_page(
     feeds: &Feeds,
     state: &ViewState,
     headers: &HeaderMap,
-    head: &Head,
-    last: Option<Border>,
+    (head, last): (&Head, Option<Border>),
+    format: Format,
 ) -> Result<Response, Problem> {
+    let query = Query { format, ..Query::default() };
     let (n, after) = last.map_or((1, 0), |border| (border.n + 1, border.last));
     let range = Range { after, through: Some(head.position), order: Order::Ascending };
     let read = feeds.inner.journal.read(&state.selection, range, state.feed.page_size, Payload::Without).await?;
-    let mut links = vec![("self", page_url(feeds, state, n)), ("current", feed_url(feeds, &state.feed))];
+    let current = feed_url(feeds, &state.feed, format);
+    let mut links = vec![("self", page_url(feeds, state, n, format)), ("current", current)];
     if n > 1 {
-        links.push(("prev-archive", page_url(feeds, state, n - 1)));
+        links.push(("prev-archive", page_url(feeds, state, n - 1, format)));
     }
-    links.push(("next", after_url(feeds, &state.feed, read.covered, &Query::default())));
+    links.push(("next", after_url(feeds, &state.feed, read.covered, &query)));
     let newest = read.entries.last();
     let about = About {
-        etag: etag(feeds, state, &format!("p{n}-{}", newest.map_or(after, |entry| entry.position))),
+        format,
+        etag: etag(feeds, state, &format!("p{n}-{}", newest.map_or(after, |entry| entry.position)), format),
         immutable: false,
         public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
@@ -144,13 +152,17 @@ async fn open_page(
         head: Some(head.position),
         links: &links,
     };
-    let body = render(feeds, &state.feed, newest, &links, false, &read.entries);
+    let body = render(feeds, &state.feed, newest, &links, (false, &query), &read.entries);
     Ok(Reply::new(about, body).to_response(headers))
 }
 
 /// An epoch that is not the client's present one: 410 with the same place in the present one, if it ever was one.
-async fn other_epoch(feeds: &Feeds, feed: &FeedConfig, epoch: &str, n: i64) -> Result<Problem, Problem> {
-    let journal = &feeds.inner.journal;
+async fn other_epoch(
+    feeds: &Feeds,
+    feed: &FeedConfig,
+    (epoch, n, format): (&str, i64, Format),
+) -> Result<Problem, Problem> {
+    let (journal, query) = (&feeds.inner.journal, Query { format, ..Query::default() });
     if journal.view_feed(epoch).await?.as_deref() != Some(&feed.name) {
         return Ok(Problem::new(Kind::NotFound, format!("feed `{}` never had the epoch `{epoch}`", feed.name)));
     }
@@ -160,7 +172,7 @@ async fn other_epoch(feeds: &Feeds, feed: &FeedConfig, epoch: &str, n: i64) -> R
         None if n == 1 => Some(0),
         None => journal.page_border(epoch, n - 1).await?.map(|border| border.last),
     };
-    let next = after.map_or_else(|| feed_url(feeds, feed), |after| after_url(feeds, feed, after, &Query::default()));
+    let next = after.map_or_else(|| feed_url(feeds, feed, format), |after| after_url(feeds, feed, after, &query));
     let detail = format!("the pages of feed `{}` were cut anew; go on at {next}", feed.name);
     Ok(Problem::new(Kind::Gone, detail).with_header(header::LINK, &format!("<{next}>; rel=\"next\"")))
 }
@@ -232,7 +244,8 @@ pub(super) struct Continuation {
 impl Asked<'_> {
     async fn remembered(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
         let Self { feeds, state, query, after, examined } = self;
-        let key = format!("{}?{after}-{examined}{}@{}", state.view.epoch, query.parameters(), head.position);
+        let (epoch, extension) = (&state.view.epoch, query.format.extension());
+        let key = format!("{epoch}.{extension}?{after}-{examined}{}@{}", query.parameters(), head.position);
         let mut latest = feeds.inner.latest.lock().await;
         if let Some(found) = latest.iter().find(|(known, _)| *known == key) {
             return Ok(found.1.clone());
@@ -257,25 +270,27 @@ impl Asked<'_> {
         let through = border.map_or(head.position, |border| border.last);
         let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
         let selection = state.selection.and(&query.filter);
-        let read = journal.read(&selection, range, limit, Payload::Without).await?;
+        let read = journal.read(&selection, range, limit, query.payload()).await?;
         // The shared page is linked once it has entries: before that, this answer may still change.
-        let shared = match border {
+        let shared = match border.filter(|_| query.has_pages()) {
             Some(border)
                 if !read.more && (border.last < sealed || has_entries(feeds, state, border.last, head).await?) =>
             {
-                Some(page_url(feeds, state, border.n + 1))
+                Some(page_url(feeds, state, border.n + 1, query.format))
             }
             _ => None,
         };
-        let immutable = read.more || shared.is_some();
+        let immutable = read.more || shared.is_some() || (border.is_some() && !query.has_pages());
         let next = shared.unwrap_or_else(|| after_url(feeds, feed, read.covered, query));
         let own = after_url(feeds, feed, *after, query);
         let links = [("self", own), ("current", head_url(feeds, feed, query)), ("next", next)];
         let newest = read.entries.last();
         let open = if immutable { "" } else { "o" };
+        let place = format!("{after}-{}-{limit}{open}{}", read.covered, mark(query));
         let about = About {
+            format: query.format,
             // Its link changes once the next page has entries.
-            etag: etag(feeds, state, &format!("{after}-{}-{limit}{open}{}", read.covered, mark(query))),
+            etag: etag(feeds, state, &place, query.format),
             immutable,
             public: feeds.inner.public,
             last_modified: last_modified(feeds, newest),
@@ -283,7 +298,7 @@ impl Asked<'_> {
             head: (!immutable).then_some(head.position),
             links: &links,
         };
-        let body = render(feeds, feed, newest, &links, false, &read.entries);
+        let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
         let reply = Arc::new(Reply::new(about, body));
         Ok(Continuation { reply, is_empty: read.entries.is_empty(), covered: read.covered })
     }
@@ -314,12 +329,13 @@ fn render(
     feed: &FeedConfig,
     newest: Option<&Entry>,
     links: &[(&'static str, String)],
-    archive: bool,
+    (archive, query): (bool, &Query),
     entries: &[Entry],
 ) -> Bytes {
     let updated = newest.map_or(feeds.inner.journal.created_at(), |entry| entry.feed_time);
-    let document = Document { feed: &feed.name, title: feed.title(), updated, links, archive, entries };
-    atom::render(&feeds.inner.names, &document).into()
+    let (title, embed) = (feed.title(), query.embed);
+    let document = Document { feed: &feed.name, title, updated, links, archive, embed, entries };
+    query.format.render(&feeds.inner.names, &document)
 }
 
 fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> Micros {
@@ -327,46 +343,54 @@ fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> Micros {
 }
 
 /// Weak, and the same on every process with this configuration: (epoch, place, what the rendering depends on).
-fn etag(feeds: &Feeds, state: &ViewState, place: &str) -> String {
+fn etag(feeds: &Feeds, state: &ViewState, place: &str, format: Format) -> String {
     let names = &feeds.inner.names;
     let title = state.feed.title();
-    let rendering =
-        format!("{}|{}|{}|{}|{title}", atom::RENDERING_VERSION, names.public_url, names.authority, names.year);
+    let rendering = format!(
+        "{RENDERING_VERSION}|{}|{}|{}|{}|{title}",
+        format.extension(),
+        names.public_url,
+        names.authority,
+        names.year
+    );
     format!("W/\"{}:{place}:{}\"", state.view.epoch, hex(&sha256(&rendering)[..3]))
 }
 
-fn sealed_links(feeds: &Feeds, state: &ViewState, n: i64) -> Vec<(&'static str, String)> {
-    let mut links = vec![("self", page_url(feeds, state, n)), ("current", feed_url(feeds, &state.feed))];
+fn sealed_links(feeds: &Feeds, state: &ViewState, n: i64, format: Format) -> Vec<(&'static str, String)> {
+    let current = feed_url(feeds, &state.feed, format);
+    let mut links = vec![("self", page_url(feeds, state, n, format)), ("current", current)];
     if n > 1 {
-        links.push(("prev-archive", page_url(feeds, state, n - 1)));
+        links.push(("prev-archive", page_url(feeds, state, n - 1, format)));
     }
-    links.push(("next-archive", page_url(feeds, state, n + 1)));
+    links.push(("next-archive", page_url(feeds, state, n + 1, format)));
     links
 }
 
 fn head_url(feeds: &Feeds, feed: &FeedConfig, query: &Query) -> String {
     let parameters = query.filter_parameters();
     let mark = if parameters.is_empty() { "" } else { "?" };
-    format!("{}{mark}{}", feed_url(feeds, feed), parameters.trim_start_matches('&'))
+    format!("{}{mark}{}", feed_url(feeds, feed, query.format), parameters.trim_start_matches('&'))
 }
 
-fn feed_url(feeds: &Feeds, feed: &FeedConfig) -> String {
-    format!("{}/feeds/{}.atom", feeds.inner.names.public_url, feed.name)
+fn feed_url(feeds: &Feeds, feed: &FeedConfig, format: Format) -> String {
+    format!("{}/feeds/{}.{}", feeds.inner.names.public_url, feed.name, format.extension())
 }
 
-/// Tells documents of different filters apart.
+/// Tells documents of different filters apart, and those with data from those without.
 fn mark(query: &Query) -> String {
+    let embed = if query.embed { "-d" } else { "" };
     match query.filter_parameters() {
-        none if none.is_empty() => none,
-        parameters => format!("-{}", hex(&sha256(&parameters)[..4])),
+        none if none.is_empty() => embed.to_owned(),
+        parameters => format!("{embed}-{}", hex(&sha256(&parameters)[..4])),
     }
 }
 
-fn page_url(feeds: &Feeds, state: &ViewState, n: i64) -> String {
-    format!("{}/feeds/{}/{}/{n}.atom", feeds.inner.names.public_url, state.feed.name, state.view.epoch)
+fn page_url(feeds: &Feeds, state: &ViewState, n: i64, format: Format) -> String {
+    let (public_url, feed, epoch) = (&feeds.inner.names.public_url, &state.feed.name, &state.view.epoch);
+    format!("{public_url}/feeds/{feed}/{epoch}/{n}.{}", format.extension())
 }
 
 fn after_url(feeds: &Feeds, feed: &FeedConfig, position: i64, query: &Query) -> String {
     let cursor = Cursor::new(feeds.inner.journal.id(), position);
-    format!("{}?after={cursor}{}", feed_url(feeds, feed), query.parameters())
+    format!("{}?after={cursor}{}", feed_url(feeds, feed, query.format), query.parameters())
 }

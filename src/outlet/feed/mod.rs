@@ -4,8 +4,11 @@
 mod atom;
 mod detail;
 mod documents;
+mod format;
+mod json;
 mod query;
 mod reply;
+mod rss;
 mod view;
 
 use std::sync::Arc;
@@ -30,8 +33,8 @@ use crate::runtime::{Bell, Tasks};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{Site, html, negotiate};
-use atom::Names;
 use documents::Latest;
+use format::{Format, Names};
 use query::Query;
 use view::{PageCache, ViewState, Views};
 
@@ -130,7 +133,8 @@ impl Feeds {
             feeds.insert(0, FeedConfig::all());
         }
         let year = journal.created_at().to_text()[..4].parse().unwrap_or(1970);
-        let names = Names { public_url: site.public_url.clone(), authority: site.authority.clone(), year };
+        let (public_url, authority) = (site.public_url.clone(), site.authority.clone());
+        let names = Names { public_url, authority, year, journal_id: journal.id().to_owned() };
         let inner = Inner {
             journal,
             feeds,
@@ -215,7 +219,7 @@ async fn list(
             "name": feed.name,
             "title": feed.title(),
             "url": format!("{}/feeds/{}.atom", feeds.inner.names.public_url, feed.name),
-            "formats": ["atom"],
+            "formats": Format::ALL.map(Format::extension),
             "pageSize": feed.page_size,
             "epoch": state.view.epoch,
             "head": Cursor::new(journal.id(), head.position).to_string(),
@@ -245,7 +249,7 @@ async fn list(
     Ok((headers, Json(json!({ "feeds": items }))).into_response())
 }
 
-/// `GET /feeds/{feed}` and `/feeds/{feed}.atom`: the head, or a continuation.
+/// `GET /feeds/{feed}` and `/feeds/{feed}.atom`, `.rss`, `.json`, `.cloudevents`: the head, or a continuation.
 async fn document(
     State(feeds): State<Feeds>,
     Extension(client): Extension<Arc<Client>>,
@@ -254,22 +258,20 @@ async fn document(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
-    let (feed, negotiated) = match name.strip_suffix(".atom") {
-        Some(feed) => (feed, false),
-        None => (name.as_str(), true),
-    };
+    let (feed, named) = Format::split(&name).map_or((name.as_str(), None), |(feed, format)| (feed, Some(format)));
     let feed = feeds.feed(feed)?;
-    let offered = ["application/atom+xml", "application/xml", "text/xml"];
-    if negotiated && negotiate::accept(&headers, &offered).is_none() && !accepts_html(&headers) {
-        return Err(Problem::new(Kind::NotAcceptable, "this feed is served as application/atom+xml"));
-    }
-    let query = Query::parse(query.as_deref().unwrap_or_default(), &headers)?;
+    let format = named.or_else(|| negotiated(&headers));
+    let format = format.ok_or_else(|| {
+        let known: Vec<&str> = Format::ALL.iter().map(|format| format.media_type()).collect();
+        Problem::new(Kind::NotAcceptable, format!("this feed is served as {}", known.join(", ")))
+    })?;
+    let query = Query::parse(query.as_deref().unwrap_or_default(), &headers, format)?;
     let mut response = match &query.from {
         None => documents::head(&feeds, feed, &client, &headers, &query).await?,
         Some(from) => documents::continuation(&feeds, feed, &client, &headers, (&query, from)).await?,
     };
-    if negotiated {
-        let location = format!("/feeds/{}.atom", feed.name);
+    if named.is_none() {
+        let location = format!("/feeds/{}.{}", feed.name, format.extension());
         response.headers_mut().append(header::VARY, header::HeaderValue::from_static("accept"));
         if let Ok(value) = location.parse() {
             response.headers_mut().insert(header::CONTENT_LOCATION, value);
@@ -278,9 +280,11 @@ async fn document(
     Ok(response)
 }
 
-/// A browser asks for HTML; it shows the XML.
-fn accepts_html(headers: &HeaderMap) -> bool {
-    negotiate::accept(headers, &["text/html"]).is_some()
+/// The format that the client likes best.
+fn negotiated(headers: &HeaderMap) -> Option<Format> {
+    let types = Format::OFFERED.map(|(media_type, _)| media_type);
+    let liked = negotiate::accept(headers, &types)?;
+    Format::OFFERED.iter().find(|(media_type, _)| *media_type == liked).map(|(_, format)| *format)
 }
 
 /// `GET /feeds/{feed}/{epoch}/{n}.atom`
@@ -292,8 +296,12 @@ async fn page(
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
     let feed = feeds.feed(&feed)?;
-    let n = page.strip_suffix(".atom").and_then(|n| n.parse::<i64>().ok()).ok_or_else(|| {
-        Problem::new(Kind::NotFound, format!("`{page}` is no page; pages are 1.atom, 2.atom and so on"))
-    })?;
-    documents::page(&feeds, feed, &client, &headers, &epoch, n).await
+    let unknown = || Problem::new(Kind::NotFound, format!("`{page}` is no page; pages are 1.atom, 2.atom and so on"));
+    let (n, format) = Format::split(&page).ok_or_else(unknown)?;
+    let n = n.parse::<i64>().map_err(|_| unknown())?;
+    if format == Format::CloudEvents {
+        let detail = "batches of CloudEvents have no numbered pages: they end where their data gets large; use ?after=";
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    documents::page(&feeds, feed, &client, &headers, (&epoch, n, format)).await
 }

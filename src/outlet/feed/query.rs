@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 
+use super::format::Format;
 use crate::event::Micros;
 use crate::filter::Filter;
+use crate::journal::Payload;
 use crate::web::problem::{Kind, Problem};
 
 const LIMIT_MAX: usize = 1000;
@@ -20,6 +22,9 @@ pub(super) struct Query {
     /// How long to wait where there is nothing yet.
     pub wait: Option<Duration>,
     pub filter: Filter,
+    pub format: Format,
+    /// The events stand whole in a JSON Feed.
+    pub embed: bool,
 }
 
 #[derive(Debug)]
@@ -31,12 +36,23 @@ pub(super) enum From {
 
 impl Query {
     /// `Prefer: wait=20` (RFC 7240) is an alias of the parameter.
-    pub(super) fn parse(query: &str, headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut it = Self::default();
+    pub(super) fn parse(query: &str, headers: &HeaderMap, format: Format) -> Result<Self, Problem> {
+        let mut it = Self { format, ..Self::default() };
         let mut aggregates = Vec::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let from = match name.as_ref() {
                 "after" => From::After(value.into_owned()),
+                // Their names at http-feeds.org, where a timeout is in milliseconds.
+                "lastEventId" if format == Format::CloudEvents => From::After(value.into_owned()),
+                "timeout" if format == Format::CloudEvents => {
+                    it.wait = Some(Duration::from_secs(number("timeout", &value)?.div_ceil(1000).min(WAIT_MAX)));
+                    continue;
+                }
+                "embed" if format == Format::Json && value == "data" => {
+                    it.embed = true;
+                    continue;
+                }
+                "embed" => return Err(bad("`embed=data` goes with the .json of a feed".to_owned())),
                 "since" => From::Since(time(&name, &value)?),
                 "recorded-since" => From::RecordedSince(time(&name, &value)?),
                 "limit" => {
@@ -66,6 +82,10 @@ impl Query {
                 return Err(bad("give one of `after`, `since` and `recorded-since`, once".to_owned()));
             }
         }
+        if it.from.is_none() && format == Format::CloudEvents {
+            // Whoever follows this format starts with nothing.
+            it.from = Some(From::After("0".to_owned()));
+        }
         if it.from.is_none() && (it.limit.is_some() || it.wait.is_some()) {
             return Err(bad("`limit` and `wait` go with `after` or `since`, such as ?after=0&limit=100".to_owned()));
         }
@@ -93,6 +113,15 @@ impl Query {
         Ok(())
     }
 
+    /// Data may be large, so a document with it ends where it must; a numbered page has all its entries.
+    pub(super) fn has_pages(&self) -> bool {
+        self.payload() == Payload::Without
+    }
+
+    pub(super) fn payload(&self) -> Payload {
+        if self.embed || self.format == Format::CloudEvents { Payload::With } else { Payload::Without }
+    }
+
     pub(super) fn is_filtered(&self) -> bool {
         self.filter != Filter::default()
     }
@@ -105,6 +134,9 @@ impl Query {
         }
         if let Some(wait) = self.wait {
             text.append_pair("wait", &wait.as_secs().to_string());
+        }
+        if self.embed {
+            text.append_pair("embed", "data");
         }
         format!("{}{}", and(text.finish()), self.filter_parameters())
     }
@@ -160,7 +192,7 @@ mod tests {
     use super::*;
 
     fn parse(query: &str) -> Result<Query, String> {
-        Query::parse(query, &HeaderMap::new()).map_err(|problem| problem.detail)
+        Query::parse(query, &HeaderMap::new(), Format::Atom).map_err(|problem| problem.detail)
     }
 
     #[test]
@@ -196,7 +228,10 @@ mod tests {
     fn a_preference_is_a_wait() {
         let mut headers = HeaderMap::new();
         headers.insert("prefer", "respond-async, wait=10".parse().expect("a header"));
-        assert_eq!(Query::parse("after=0", &headers).expect("well formed").wait, Some(Duration::from_secs(10)));
-        assert_eq!(Query::parse("", &headers).expect("the head").wait, None);
+        assert_eq!(
+            Query::parse("after=0", &headers, Format::Atom).expect("well formed").wait,
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(Query::parse("", &headers, Format::Atom).expect("the head").wait, None);
     }
 }

@@ -4,7 +4,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use super::atom;
+use super::format::Format;
 use crate::event::Micros;
 use crate::runtime::Clock;
 use crate::web::negotiate;
@@ -15,6 +15,7 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 
 /// What the headers say of a document.
 pub struct About<'a> {
+    pub format: Format,
     pub etag: String,
     pub immutable: bool,
     /// Nobody needs a token: shared caches may keep it.
@@ -50,7 +51,7 @@ impl Reply {
                 headers.insert(name, value);
             }
         };
-        put(header::CONTENT_TYPE, atom::MEDIA_TYPE);
+        put(header::CONTENT_TYPE, about.format.content_type());
         put(header::ETAG, &about.etag);
         put(header::CACHE_CONTROL, &format!("{scope}, {caching}"));
         put(header::LINK, &links.join(", "));

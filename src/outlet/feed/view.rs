@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::FeedConfig;
+use super::format::Format;
 use super::reply::Reply;
 use crate::filter::Selection;
 use crate::journal::{Border, Error, Head, Journal, Order, Range, View};
@@ -28,9 +29,11 @@ pub struct ViewState {
     /// That, and the feed's filter.
     pub selection: Selection,
     sealed: AsyncMutex<Option<Sealed>>,
-    /// The head as it was last made, and the journal's position then.
-    head: Mutex<Option<(i64, Arc<Reply>)>>,
+    /// The head in each format as it was last made, and the journal's position then.
+    heads: Mutex<Heads>,
 }
+
+type Heads = [Option<(i64, Arc<Reply>)>; Format::ALL.len()];
 
 #[derive(Clone, Copy)]
 struct Sealed {
@@ -43,13 +46,13 @@ struct Sealed {
 
 impl ViewState {
     /// The head, if nothing was journaled since it was made.
-    pub fn head_at(&self, position: i64) -> Option<Arc<Reply>> {
-        let head = self.head.lock().expect("no holder of this lock panics");
-        head.as_ref().filter(|(at, _)| *at == position).map(|(_, reply)| Arc::clone(reply))
+    pub fn head_at(&self, position: i64, format: Format) -> Option<Arc<Reply>> {
+        let heads = self.heads.lock().expect("no holder of this lock panics");
+        heads[format as usize].as_ref().filter(|(at, _)| *at == position).map(|(_, reply)| Arc::clone(reply))
     }
 
-    pub fn keep_head(&self, position: i64, reply: Arc<Reply>) {
-        *self.head.lock().expect("no holder of this lock panics") = Some((position, reply));
+    pub fn keep_head(&self, position: i64, format: Format, reply: Arc<Reply>) {
+        self.heads.lock().expect("no holder of this lock panics")[format as usize] = Some((position, reply));
     }
 
     /// Brings the borders up to the head. `None`: much is left to do, come back in a second.
@@ -115,8 +118,8 @@ impl Views {
         .to_string();
         let epoch = hex(&sha256(&definition)[..5]);
         let view = View { epoch, feed: feed.name.clone(), definition };
-        let (feed, visible, sealed, head) = (feed.clone(), visible.clone(), AsyncMutex::new(None), Mutex::default());
-        let state = Arc::new(ViewState { view, feed, visible, selection, sealed, head });
+        let (feed, visible, sealed, heads) = (feed.clone(), visible.clone(), AsyncMutex::new(None), Mutex::default());
+        let state = Arc::new(ViewState { view, feed, visible, selection, sealed, heads });
         views.push_back(Arc::clone(&state));
         state
     }
@@ -133,21 +136,24 @@ pub struct PageCache {
     pages: Mutex<Pages>,
 }
 
+/// The epoch, the number, the extension.
+type PageKey = (String, i64, &'static str);
+
 #[derive(Default)]
 struct Pages {
-    by_page: HashMap<(String, i64), Arc<Reply>>,
-    order: VecDeque<(String, i64)>,
+    by_page: HashMap<PageKey, Arc<Reply>>,
+    order: VecDeque<PageKey>,
     bytes: usize,
 }
 
 impl PageCache {
-    pub fn get(&self, epoch: &str, n: i64) -> Option<Arc<Reply>> {
+    pub fn get(&self, epoch: &str, n: i64, format: Format) -> Option<Arc<Reply>> {
         let pages = self.pages.lock().expect("no holder of this lock panics");
-        pages.by_page.get(&(epoch.to_owned(), n)).cloned()
+        pages.by_page.get(&(epoch.to_owned(), n, format.extension())).cloned()
     }
 
-    pub fn put(&self, epoch: &str, n: i64, page: Arc<Reply>) {
-        let key = (epoch.to_owned(), n);
+    pub fn put(&self, epoch: &str, n: i64, format: Format, page: Arc<Reply>) {
+        let key = (epoch.to_owned(), n, format.extension());
         let mut guard = self.pages.lock().expect("no holder of this lock panics");
         let pages = &mut *guard;
         pages.bytes += page.body_bytes();

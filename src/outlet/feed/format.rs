@@ -1,0 +1,114 @@
+//! The formats of a feed: the same entries, written for different readers.
+
+use axum::body::Bytes;
+
+use super::{atom, json, rss};
+use crate::event::{Entry, Micros};
+
+/// Changes with every change of the bytes that this folder makes of the same entries.
+pub const RENDERING_VERSION: u32 = 2;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 4287.
+    #[default]
+    Atom,
+    /// RSS 2.0.
+    Rss,
+    /// JSON Feed 1.1.
+    Json,
+    /// A batch of CloudEvents 1.0, as http-feeds.org has it.
+    CloudEvents,
+}
+
+impl Format {
+    pub const ALL: [Self; 4] = [Self::Atom, Self::Rss, Self::Json, Self::CloudEvents];
+
+    /// What stands behind the dot of a URL.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Atom => "atom",
+            Self::Rss => "rss",
+            Self::Json => "json",
+            Self::CloudEvents => "cloudevents",
+        }
+    }
+
+    /// Without parameters.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Atom => "application/atom+xml",
+            Self::Rss => "application/rss+xml",
+            Self::Json => "application/feed+json",
+            Self::CloudEvents => "application/cloudevents-batch+json",
+        }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Atom => "application/atom+xml; charset=utf-8",
+            Self::Rss => "application/rss+xml; charset=utf-8",
+            Self::Json => "application/feed+json; charset=utf-8",
+            Self::CloudEvents => "application/cloudevents-batch+json; charset=utf-8",
+        }
+    }
+
+    /// `orders.atom` is `orders` in this format.
+    pub fn split(name: &str) -> Option<(&str, Self)> {
+        let (name, extension) = name.rsplit_once('.')?;
+        Self::ALL.into_iter().find(|format| format.extension() == extension).map(|format| (name, format))
+    }
+
+    /// What a client that names no format likes: media types with their format, the default first. A browser shows XML.
+    pub const OFFERED: [(&str, Self); 8] = [
+        ("application/atom+xml", Self::Atom),
+        ("application/xml", Self::Atom),
+        ("text/xml", Self::Atom),
+        ("text/html", Self::Atom),
+        ("application/rss+xml", Self::Rss),
+        ("application/feed+json", Self::Json),
+        ("application/json", Self::Json),
+        ("application/cloudevents-batch+json", Self::CloudEvents),
+    ];
+
+    pub fn render(self, names: &Names, document: &Document<'_>) -> Bytes {
+        match self {
+            Self::Atom => atom::render(names, document),
+            Self::Rss => rss::render(names, document),
+            Self::Json => json::feed(names, document),
+            Self::CloudEvents => json::cloud_events(names, document),
+        }
+        .into()
+    }
+}
+
+/// What is the same for all documents of a gateway.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub public_url: String,
+    pub authority: String,
+    /// The journal's creation year, part of every `tag:` id.
+    pub year: i32,
+    pub journal_id: String,
+}
+
+/// One document.
+#[derive(Debug)]
+pub struct Document<'a> {
+    pub feed: &'a str,
+    pub title: &'a str,
+    pub updated: Micros,
+    /// (relation, absolute URL), in the order in which they are written.
+    pub links: &'a [(&'static str, String)],
+    /// A sealed page (RFC 5005 section 4).
+    pub archive: bool,
+    /// The events stand whole in a JSON Feed.
+    pub embed: bool,
+    pub entries: &'a [Entry],
+}
+
+impl Document<'_> {
+    pub fn link(&self, relation: &str) -> Option<&str> {
+        self.links.iter().find(|(known, _)| *known == relation).map(|(_, url)| url.as_str())
+    }
+}
