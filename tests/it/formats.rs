@@ -35,9 +35,9 @@ async fn rss_has_every_event_under_its_atom_id() {
         }
         assert!(items.iter().all(|item| !item.guid().unwrap().is_permalink() && item.pub_date().is_some()));
         // RSS has no links of its own to what follows: the header tells.
-        let links = text.lines().filter(|line| line.starts_with("<atom:link rel=\"next"));
+        let mut links = text.lines().filter(|line| line.starts_with("<atom:link rel=\"next"));
         let next =
-            links.last().unwrap().split("href=\"").nth(1).unwrap().trim_end_matches("\"/>").replace("&amp;", "&");
+            links.next().unwrap().split("href=\"").nth(1).unwrap().trim_end_matches("\"/>").replace("&amp;", "&");
         text = gateway.get_text(next.strip_prefix(&gateway.url("")).unwrap()).await;
     }
     assert_eq!(seen, ids(1..=25));
@@ -145,4 +145,53 @@ async fn the_format_is_negotiated() {
     assert_eq!(none.status(), 406);
     let listed = json(gateway.get("/feeds").await).await;
     assert_eq!(listed["feeds"][0]["formats"], serde_json::json!(["atom", "rss", "json", "cloudevents"]));
+}
+
+/// Reads a stream up to so many events with data: their ids, and all of its text.
+async fn streamed(response: reqwest::Response, count: usize) -> (Vec<String>, String) {
+    let (mut response, mut text) = (response, String::new());
+    while text.matches("data: ").count() < count || !text.ends_with("\n\n") {
+        text += std::str::from_utf8(&response.chunk().await.unwrap().expect("it goes on")).unwrap();
+    }
+    let cursors = text.lines().filter_map(|line| line.strip_prefix("id: ")).map(str::to_owned);
+    (cursors.collect(), text)
+}
+
+#[tokio::test]
+async fn a_stream_sends_events_as_they_come_and_goes_on_where_it_was_lost() {
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let mut gateway = Gateway::start_with(engine, SMALL).await;
+        gateway.append(events(1..=120)).await;
+        let open = |query: &str| gateway.client().get(gateway.url(&format!("/feeds/all/stream{query}")));
+        let all = open("?after=0").send().await.unwrap();
+        assert_eq!(all.headers()["content-type"], "text/event-stream");
+        assert_eq!(all.headers()["cache-control"], "no-store");
+        let (cursors, text) = streamed(all, 120).await;
+        assert_eq!(cursors.iter().filter(|cursor| cursor.ends_with("-120")).count(), 1);
+        let sent: Vec<Value> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .map(|json| serde_json::from_str(json).unwrap())
+            .collect();
+        assert_eq!(sent.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), ids(1..=120));
+        assert_eq!(sent[119], json(gateway.get(&format!("/events/{}", event(120).id)).await).await);
+
+        let (now, checkouts) = (open("").send().await.unwrap(), open("?type=CheckedOut").send().await.unwrap());
+        gateway.append(events(121..=125)).await;
+        assert!(streamed(now, 5).await.1.contains(&event(121).id));
+        assert!(streamed(checkouts, 1).await.1.contains(&event(125).id));
+        let last = cursors.iter().find(|cursor| cursor.ends_with("-118")).unwrap();
+        let again = open("?after=0").header("last-event-id", last).send().await.unwrap();
+        let (_, text) = streamed(again, 7).await;
+        assert!(text.contains(&event(119).id) && !text.contains(&event(118).id), "Last-Event-ID wins");
+        for (query, status) in [("?after=nobody", 404), ("?after=ffffffff-1", 410), ("?limit=5&after=0", 400)] {
+            assert_eq!(open(query).send().await.unwrap().status(), status, "{query}");
+        }
+        // A stop ends the streams at once.
+        let mut open_when_stopped = open("?after=125").send().await.unwrap();
+        gateway.restart().await;
+        while let Ok(Some(chunk)) = open_when_stopped.chunk().await {
+            assert!(!chunk.starts_with(b"data"), "nothing happened");
+        }
+    }
 }

@@ -26,7 +26,7 @@ const HEAD_ENTRIES_MIN: usize = 50;
 /// Continuations that are remembered for others who waited for the same.
 const REMEMBERED: usize = 16;
 /// A wait looks again so often although no bell rang: another process may have appended.
-const WAIT_LOOK: Duration = Duration::from_secs(2);
+pub(super) const WAIT_LOOK: Duration = Duration::from_secs(2);
 
 /// The newest entries, newest first: all after the last sealed page, and at least 50.
 pub(super) async fn head(
@@ -186,12 +186,8 @@ pub(super) async fn continuation(
     headers: &HeaderMap,
     (query, from): (&Query, &From),
 ) -> Result<Response, Problem> {
-    let (journal, started, mut bell) = (&feeds.inner.journal, Instant::now(), feeds.inner.journal.bell());
-    let after = match from {
-        From::After(text) => journal.locate(&client.visible, text).await?,
-        From::Since(time) => journal.before_time(*time).await?,
-        From::RecordedSince(time) => journal.before_recorded(*time).await?,
-    };
+    let (started, mut bell) = (Instant::now(), feeds.inner.journal.bell());
+    let after = start(feeds, client, from).await?;
     let (mut examined, mut turn) = (after, None);
     loop {
         let (state, head, last) = up_to_date(feeds, feed, client).await?;
@@ -217,6 +213,16 @@ pub(super) async fn continuation(
         }
         turn = Some(feeds.inner.turns.lock().await);
     }
+}
+
+/// The position after which somebody wants to read.
+pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result<i64, Problem> {
+    let journal = &feeds.inner.journal;
+    Ok(match from {
+        From::After(text) => journal.locate(&client.visible, text).await?,
+        From::Since(time) => journal.before_time(*time).await?,
+        From::RecordedSince(time) => journal.before_recorded(*time).await?,
+    })
 }
 
 /// A continuation that is asked for.

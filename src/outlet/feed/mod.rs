@@ -9,6 +9,7 @@ mod json;
 mod query;
 mod reply;
 mod rss;
+mod stream;
 mod view;
 
 use std::sync::Arc;
@@ -154,6 +155,7 @@ impl Feeds {
         Router::new()
             .route("/feeds", get(list))
             .route("/feeds/{feed}", get(document))
+            .route("/feeds/{feed}/stream", get(stream::events))
             .route("/feeds/{feed}/{epoch}/{page}", get(page))
             .route("/events/{id}", get(detail::event))
             .with_state(self.clone())
