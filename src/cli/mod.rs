@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod demo;
+mod follow;
 mod init;
 mod openapi;
 mod schema;
@@ -46,6 +47,9 @@ enum Command {
     /// Prints the events of the journal as they come.
     #[command(after_help = "Example: postern tail --after 0 --filter '{ types = [\"Order*\"] }'")]
     Tail(tail::Arguments),
+    /// Replicates a feed: each event once, as a line of JSON. Written to be copied.
+    #[command(after_help = "Example: postern follow https://events.example.com/feeds/all.json --out events.jsonl")]
+    Follow(follow::Arguments),
     /// Prints the GraphQL schema.
     #[command(after_help = "Example: postern schema > schema.graphql")]
     Schema(ConfigArgument),
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
             Command::Check(arguments) => check::run(arguments).await,
             Command::Audit(arguments) => audit::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
+            Command::Follow(arguments) => follow::run(arguments).await,
             Command::Schema(_) => schema::run(),
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Token(arguments) => token::run(&arguments),

@@ -11,6 +11,7 @@ mod clusters;
 mod faults;
 mod feed;
 mod feed_source;
+mod follow;
 mod formats;
 mod front_door;
 mod graphql;
