@@ -30,7 +30,7 @@ const TOKEN: &str = "POSTERN_TOKEN";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The feed, such as https://events.example.com/feeds/all.json. A token is read from POSTERN_TOKEN.
+    /// The URL of a feed of a Postern, in any of its formats. A token is read from POSTERN_TOKEN.
     url: Url,
     /// The file that keeps how far was read.
     #[arg(long, default_value = "postern-follow.cursor")]

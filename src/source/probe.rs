@@ -1,7 +1,6 @@
 //! Following a table by its numbers. Nothing waits at a hole: what is visible is journaled, what is missing is remembered
 //! and looked for again.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,55 +8,25 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::gate::Gate;
-use super::holes::{Checkpoint, Lost, RANGES_MAX, merged};
-use super::mapping::{Mapped, Row};
-use super::pump::{Budget, Pump, Setting, bytes};
-use super::status::{CatchUp, Held, Hole};
-use super::{Config, Error, Page, ROWS_FIRST, Source, Swept, order};
-use crate::event::Event;
-use crate::journal::{Append, Arrival, Quarantined};
+use super::holes::{Checkpoint, Lost, merged};
+use super::pump::{Pump, Setting};
+use super::status::Hole;
+use super::{Config, Error, ROWS_FIRST, Source, Swept};
 use crate::runtime::ready;
+use batch::Batch;
 
 /// Holes are given up all day long where transactions are rolled back; one line an hour tells enough.
 const LOST_LOG_EVERY: Duration = Duration::from_secs(3_600);
-/// Numbers behind from which a table is caught up with in many short snapshots: a long one keeps databases from cleaning up.
-const CATCH_UP_MIN: i64 = 100_000;
-const PROGRESS_LOG_EVERY: Duration = Duration::from_secs(10);
 /// How often it is asked who may still fill what is missing; and after a failure to ask.
 const EVIDENCE_EVERY: Duration = Duration::from_secs(1);
 const EVIDENCE_RETRY: Duration = Duration::from_secs(60);
-/// How long an event waits for the version before it: as long as nearly all transactions take.
-const GATE_TIMEOUT: i64 = 60_000_000;
-/// From so many missing ranges on nothing waits any more: were they too many, they would be forgotten.
-const GATE_RANGES_MAX: usize = RANGES_MAX / 2;
 /// Ranges that are looked through by one sweep of ours; the next goes on behind them.
 const RANGES_SWEPT: usize = 1_000;
 /// So many of the missing ranges are shown.
 const HOLES_SHOWN: usize = 100;
-
-/// What was read in one snapshot and is not journaled yet.
-#[derive(Default)]
-struct Batch {
-    /// In sequence, as far as they are not ordered yet.
-    events: VecDeque<Found<Event>>,
-    /// Rows that are no events: withheld (nothing) or quarantined. They are journaled once the checkpoint covers them.
-    others: VecDeque<Found<Option<Quarantined>>>,
-    /// Numbers above the checkpoint's maximum that were there, ascending.
-    seen: Vec<i64>,
-    /// How many events wait for others.
-    held: usize,
-    /// The highest number, and its row's id where that matters.
-    highest: Option<(i64, Option<String>)>,
-}
-
-struct Found<T> {
-    sequence: i64,
-    late: bool,
-    it: T,
-}
 
 pub(super) struct Probe<S> {
     setting: Arc<Setting>,
@@ -249,68 +218,6 @@ impl<S: Source> Probe<S> {
         due
     }
 
-    /// A table that was truncated, or replaced by an older copy, gives numbers again that were read: then all is read
-    /// again, and what is known by its id is dropped. One that is far ahead is caught up with.
-    async fn look_back(&mut self) -> Result<(), Error> {
-        self.look_back_at = Instant::now() + self.setting.config.sweep;
-        let newest = self.source.newest(1).await?.rows.first().map(|row| row.sequence);
-        if self.checkpoint.max.is_some_and(|max| newest.is_none_or(|newest| newest < max)) {
-            self.read_again("its highest number went back");
-        }
-        let Some(newest) = newest else { return Ok(()) };
-        if self.checkpoint.max.is_some_and(|max| newest.saturating_sub(max) < CATCH_UP_MIN) {
-            return Ok(());
-        }
-        let first = self.source.tail(self.above(), 1).await?.rows.first().map(|row| row.sequence);
-        match first.filter(|first| newest.saturating_sub(*first) >= CATCH_UP_MIN) {
-            Some(first) => self.catch_up(first, newest).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Numbers may be those of other rows now.
-    fn read_again(&mut self, why: &str) {
-        let name = &self.setting.config.name;
-        warn!(source.name = %name, "reading `{name}` from its beginning, as {why}; what is known by its id is dropped");
-        let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
-        self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
-    }
-
-    /// Reads page by page, each as it is then, up to the number that was the highest when this began. What is written
-    /// meanwhile below it is missing for now and looked for afterwards.
-    async fn catch_up(&mut self, first: i64, target: i64) -> Result<(), Error> {
-        let name = self.setting.config.name.clone();
-        info!(source.name = %name, "catching up with `{name}`: its numbers go from {first} to {target}");
-        let (mut batch, mut above, mut done) = (Batch::default(), self.above(), 0_u64);
-        let (started, mut logged) = (Instant::now(), Instant::now());
-        loop {
-            let mut page = self.source.tail(above, self.rows_max).await?;
-            self.rows_max = page.rows_next(self.rows_max);
-            page.rows.truncate(page.rows.partition_point(|row| row.sequence <= target));
-            let is_last = !page.more || page.rows.last().is_none_or(|row| row.sequence >= target);
-            above = page.rows.last().map_or(above, |row| row.sequence);
-            let keep = self.take(&mut batch, &page);
-            done += page.rows.len() as u64;
-            let progress = CatchUp::new(done, (first, above, target), started.elapsed());
-            self.checkpoint.catch_up = Some(progress).filter(|_| !is_last);
-            self.journal(&mut batch, if is_last { 0 } else { keep }).await?;
-            let position = self.checkpoint.max;
-            self.setting.status.update(|state| {
-                (state.healthy, state.last_error) = (true, None);
-                state.catch_up = Some(progress);
-                state.position = position;
-            });
-            if is_last || logged.elapsed() >= PROGRESS_LOG_EVERY {
-                logged = Instant::now();
-                let CatchUp { total, rate, .. } = progress;
-                info!(source.name = %name, done, total, "`{name}`: read {done} of about {total} rows, {rate} a second");
-            }
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
     /// Reads page by page and journals all but the latest page, which may still exchange rows with the next.
     async fn read_snapshot(&mut self, batch: &mut Batch, mut due: Vec<(i64, i64)>) -> Result<(), Error> {
         self.source.begin().await?;
@@ -349,156 +256,9 @@ impl<S: Source> Probe<S> {
         }
     }
 
-    /// Maps the rows into the batch. Returns how many of them are events.
-    fn take(&mut self, batch: &mut Batch, page: &Page) -> usize {
-        let before = batch.events.len();
-        for row in &page.rows {
-            self.take_row(batch, row);
-        }
-        batch.events.len() - before
-    }
-
-    fn take_row(&mut self, batch: &mut Batch, row: &Row) {
-        let (sequence, max) = (row.sequence, self.checkpoint.max);
-        let own_id = if S::REREADS_LAST { self.source.mapping().own_id(row) } else { None };
-        if S::REREADS_LAST && max == Some(sequence) && own_id == self.checkpoint.last_id {
-            return;
-        }
-        let late = max.is_some_and(|max| sequence < max);
-        if max.is_none_or(|max| sequence > max) {
-            batch.seen.push(sequence);
-        }
-        if batch.highest.as_ref().is_none_or(|(highest, _)| *highest <= sequence) {
-            batch.highest = Some((sequence, own_id));
-        }
-        let mapped = self.source.mapping().map(row, &self.setting.catalogue);
-        if let (Some(gate), Mapped::Withheld | Mapped::Quarantined(_)) = (&mut self.gate, &mapped) {
-            gate.read_row(row, self.source.mapping());
-        }
-        match mapped {
-            Mapped::Event(it) => batch.events.push_back(Found { sequence, late, it }),
-            Mapped::Withheld => batch.others.push_back(Found { sequence, late, it: None }),
-            Mapped::Quarantined(row) => batch.others.push_back(Found { sequence, late, it: Some(row) }),
-        }
-    }
-
-    /// Orders what was read and journals it but for the last `keep` events.
-    async fn journal(&mut self, batch: &mut Batch, keep: usize) -> Result<(), Error> {
-        let mut events = Vec::from(std::mem::take(&mut batch.events));
-        order::by_version(&mut events, |found| {
-            let event = &found.it;
-            event
-                .aggregate_version
-                .map(|version| ((event.aggregate_type.as_str(), event.aggregate_id.as_str()), version))
-        });
-        let mut rest = events.split_off(events.len().saturating_sub(keep));
-        let (events, mut is_moved) = self.hold(batch, events).await?;
-        batch.events = events.into();
-        while is_moved || !batch.events.is_empty() || (keep == 0 && !batch.others.is_empty()) {
-            is_moved = false;
-            let (append, checkpoint) = self.next_append(batch, &rest);
-            self.setting.append(append).await?;
-            self.checkpoint = checkpoint;
-        }
-        // By number again: the next page may bring rows that belong between them.
-        rest.sort_by_key(|found| found.sequence);
-        batch.events = rest.into();
-        Ok(())
-    }
-
-    /// Leaves out the events that must wait for the version before theirs: they are missing for now, and looked for as
-    /// such. Returns the others, and whether the checkpoint must tell of new missing ones.
-    async fn hold(&mut self, batch: &mut Batch, events: Vec<Found<Event>>) -> Result<(Vec<Found<Event>>, bool), Error> {
-        let Some(gate) = &mut self.gate else { return Ok((events, false)) };
-        let Checkpoint { max, holes, .. } = &self.checkpoint;
-        let unknown = gate.unknown(events.iter().map(|found| &found.it));
-        for row in self.source.versions(&unknown).await? {
-            if max.is_some_and(|max| row.sequence <= max) && !holes.holds(row.sequence) {
-                gate.read_row(&row, self.source.mapping());
-            }
-        }
-        let now = self.setting.clock.now_micros();
-        let (mut free, mut held, mut given_up) = (Vec::with_capacity(events.len()), BTreeSet::new(), Vec::new());
-        for found in events {
-            let is_next = gate.is_next(&found.it);
-            let waits = || holes.since(found.sequence).is_none_or(|since| now - since < GATE_TIMEOUT);
-            if !is_next && holes.len() + held.len() < GATE_RANGES_MAX && waits() {
-                held.insert(found.sequence);
-                continue;
-            }
-            if !is_next {
-                given_up.push(found.it.key());
-            }
-            gate.read_event(&found.it);
-            free.push(found);
-        }
-        batch.seen.retain(|number| !held.contains(number));
-        if let Some((highest, last_id)) = &mut batch.highest
-            && held.contains(highest)
-        {
-            *last_id = None;
-        }
-        let is_new = held.last().is_some_and(|highest| max.is_none_or(|max| *highest > max));
-        batch.held += held.len();
-        self.tell_held(batch.held, &given_up);
-        Ok((free, is_new))
-    }
-
-    fn tell_held(&self, waiting: usize, given_up: &[String]) {
-        let (name, count) = (&self.setting.config.name, given_up.len());
-        if let Some(first) = given_up.first() {
-            warn!(source.name = %name, count, "`{name}`: {count} events were journaled without the version before theirs, which did not come; the first: {first}");
-        }
-        self.setting.status.update(|state| {
-            let before = state.gate.unwrap_or_default().given_up;
-            state.gate = Some(Held { waiting, given_up: before + count as u64 });
-        });
-    }
-
-    /// Takes the next piece out of the batch, with the checkpoint that is true once it is journaled.
-    fn next_append(&self, batch: &mut Batch, rest: &[Found<Event>]) -> (Append, Checkpoint) {
-        let mut append = Append { source: self.setting.config.name.clone(), ..Append::default() };
-        let mut checkpoint = self.checkpoint.clone();
-        let mut budget = Budget::default();
-        while let Some(Found { sequence, late, it }) = batch.events.pop_front_if(|found| budget.takes(bytes(&found.it)))
-        {
-            checkpoint.holes.found(sequence);
-            append.arrivals.push(Arrival::new(&self.setting.catalogue, it, Some(sequence), late));
-        }
-        let waiting = batch.events.iter().chain(rest).map(|found| found.sequence).min();
-        // Once the others are counted they must not be read again, so they wait for what stands below them.
-        let mut budget = Budget::default();
-        while let Some(Found { sequence, it, .. }) = batch.others.pop_front_if(|found| {
-            let fits = |row: &Quarantined| budget.takes(row.raw.len());
-            waiting.is_none_or(|waiting| found.sequence < waiting) && found.it.as_ref().is_none_or(fits)
-        }) {
-            checkpoint.holes.found(sequence);
-            append.withheld += u64::from(it.is_none());
-            append.quarantined.extend(it);
-        }
-        let waiting = batch.others.front().map(|found| found.sequence).into_iter().chain(waiting).min();
-        self.advance(&mut checkpoint, batch, waiting);
-        append.checkpoint = Some(checkpoint.to_json());
-        (append, checkpoint)
-    }
-
-    /// Moves the maximum to just below what waits, or to the highest number read.
-    fn advance(&self, checkpoint: &mut Checkpoint, batch: &mut Batch, waiting: Option<i64>) {
-        let Some((highest, last_id)) = &batch.highest else { return };
-        let through = waiting.map_or(*highest, |waiting| waiting.saturating_sub(1));
-        if checkpoint.max.is_none_or(|max| through > max) {
-            let settled: Vec<i64> =
-                batch.seen.drain(..batch.seen.partition_point(|number| *number <= through)).collect();
-            checkpoint.advance(&settled, through, self.setting.clock.now_micros());
-            checkpoint.last_id = None;
-        }
-        if checkpoint.max == Some(*highest) {
-            checkpoint.last_id.clone_from(last_id);
-        }
-    }
-
     /// After a complete look: forgets holes that are too old, and says how the source is.
     fn finish(&mut self, now: i64) {
+        self.checkpoint.catch_up = None;
         self.checkpoint.give_up(now);
         let name = &self.setting.config.name;
         let (lost, (logged, at)) = (self.checkpoint.lost, self.lost_logged);
@@ -522,5 +282,7 @@ impl<S: Source> Probe<S> {
     }
 }
 
+mod batch;
+mod catch_up;
 #[cfg(test)]
 mod tests;

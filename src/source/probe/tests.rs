@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
+use super::batch::GATE_TIMEOUT;
 use super::*;
 use crate::journal;
 use crate::runtime::{Clock, Tasks, random_hex};
 use crate::source::config::tests::cart;
 use crate::source::holes::Horizon;
-use crate::source::mapping::{Kind, Mapping};
-use crate::source::{Catalogue, Engine, Evidence, GateBy, Journal, ROWS_MAX, Status};
+use crate::source::mapping::{Kind, Mapping, Row};
+use crate::source::{Catalogue, Engine, Evidence, GateBy, Journal, Page, ROWS_MAX, Status, order};
 
 /// Rows in memory.
 struct Table {
