@@ -188,8 +188,9 @@ pub(super) struct Checkpoint {
     pub column: Option<String>,
     /// The highest number that was read. Everything at or below it was seen or is in `holes`.
     pub max: Option<i64>,
-    /// The id of the row with that number, where the number may be used again.
+    /// The id of the row with that number, and where it is read from.
     pub last_id: Option<String>,
+    pub id_column: Option<String>,
     pub holes: Holes,
     pub lost: Lost,
     /// Where the last sweep ended, on engines that can be swept.
@@ -230,6 +231,8 @@ struct Stored {
     max: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_column: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     holes: Vec<i64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -257,8 +260,8 @@ impl Checkpoint {
             Hole { from, to: end, since, settled: false }
         });
         let holes = Holes { ranges: ranges.collect(), resting: stored.resting, ..Holes::default() };
-        let Stored { column, max, last_id, lost, swept, catch_up, .. } = stored;
-        Ok(Self { column, max, last_id, holes, lost, swept, catch_up })
+        let Stored { column, max, last_id, id_column, lost, swept, catch_up, .. } = stored;
+        Ok(Self { column, max, last_id, id_column, holes, lost, swept, catch_up })
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -272,10 +275,10 @@ impl Checkpoint {
             ]);
             (end, since) = (hole.to, hole.since);
         }
-        let (column, last_id) = (self.column.clone(), self.last_id.clone());
+        let (column, last_id, id_column) = (self.column.clone(), self.last_id.clone(), self.id_column.clone());
         let (resting, lost) = (self.holes.resting.clone(), self.lost);
         let Self { max, swept, catch_up, .. } = *self;
-        let stored = Stored { column, max, last_id, holes: packed, resting, lost, swept, catch_up };
+        let stored = Stored { column, max, last_id, id_column, holes: packed, resting, lost, swept, catch_up };
         serde_json::to_string(&stored).expect("numbers and texts are JSON")
     }
 

@@ -62,6 +62,10 @@ impl<S: Source> Pump for Probe<S> {
             warn!(source.name = %name, "source `{name}` was read by `{before}` and is now by `{column}`: starting at its beginning");
             checkpoint = Checkpoint { column: Some(column), ..Checkpoint::default() };
         }
+        let id_column = format!("{:?}", columns.id);
+        if checkpoint.id_column.replace(id_column.clone()).is_some_and(|before| before != id_column) {
+            checkpoint.last_id = None;
+        }
         if checkpoint.swept.is_none() {
             // Before the first row is read: what is written from now on is found.
             let now = setting.clock.now_micros();
@@ -161,7 +165,7 @@ impl<S: Source> Probe<S> {
         if due.is_empty() {
             let page = self.source.tail(self.above(), self.rows_max).await?;
             is_complete = !page.more;
-            if is_complete {
+            if is_complete && self.goes_on(&page).await? {
                 self.take(&mut batch, &page);
             }
         }
@@ -235,8 +239,12 @@ impl<S: Source> Probe<S> {
             }
         }
         let mut above = self.above();
+        let mut is_first = true;
         loop {
             let page = self.source.tail(above, self.rows_max).await?;
+            if std::mem::take(&mut is_first) && !self.goes_on(&page).await? {
+                return self.source.end().await;
+            }
             above = page.rows.last().map_or(above, |row| row.sequence);
             self.rows_max = page.rows_next(self.rows_max);
             let keep = self.take(batch, &page);

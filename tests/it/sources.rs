@@ -195,6 +195,26 @@ macro_rules! interleavings {
             }
 
             #[tokio::test]
+            async fn numbers_that_were_given_anew_and_overtook_are_noticed() {
+                let database = Database::create($engine).await;
+                let mut a = <$connection>::connect(&database.url).await.unwrap();
+                run!(a, table($engine), insert("1", "x", 1), insert("2", "x", 2));
+                let more = format!("{OFTEN}\nsweep = \"100ms\"");
+                let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, &more)).await;
+                until(&gateway, &["1", "2"]).await;
+                // In one step, so that the highest number is never seen to go back.
+                run!(
+                    a,
+                    "begin",
+                    "delete from tb_cart_event",
+                    "insert into tb_cart_event (seq, event_id, cart_id, version) values \
+                     (1, 'a', 'y', 1), (2, 'b', 'y', 2), (3, 'c', 'y', 3)",
+                    "commit"
+                );
+                until_all(&gateway, &["1", "2", "a", "b", "c"]).await;
+            }
+
+            #[tokio::test]
             async fn a_version_waits_at_the_gate_for_the_one_before_it() {
                 let database = Database::create($engine).await;
                 let mut a = <$connection>::connect(&database.url).await.unwrap();
@@ -478,7 +498,7 @@ async fn rows_filled_in_below_the_first_are_swept_up_on_postgres() {
 }
 
 /// In whatever order.
-async fn until_all(gateway: &Gateway, expected: &[&str]) {
+pub async fn until_all(gateway: &Gateway, expected: &[&str]) {
     let expected: BTreeSet<&str> = expected.iter().copied().collect();
     let is_there = || async {
         let there = journaled(gateway).await;

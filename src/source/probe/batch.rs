@@ -29,7 +29,7 @@ pub(super) struct Batch {
     pub(super) seen: Vec<i64>,
     /// How many events wait for others.
     pub(super) held: usize,
-    /// The highest number, and its row's id where that matters.
+    /// The highest number, and its row's id.
     pub(super) highest: Option<(i64, Option<String>)>,
 }
 
@@ -51,7 +51,7 @@ impl<S: Source> Probe<S> {
 
     fn take_row(&mut self, batch: &mut Batch, row: &Row) {
         let (sequence, max) = (row.sequence, self.checkpoint.max);
-        let own_id = if S::REREADS_LAST { self.source.mapping().own_id(row) } else { None };
+        let own_id = self.source.mapping().own_id(row);
         if S::REREADS_LAST && max == Some(sequence) && own_id == self.checkpoint.last_id {
             return;
         }

@@ -9,7 +9,7 @@ use super::Probe;
 use super::batch::Batch;
 use crate::source::holes::Checkpoint;
 use crate::source::status::CatchUp;
-use crate::source::{Error, Source};
+use crate::source::{Error, Page, ROWS_FIRST, Source};
 
 /// Numbers behind from which a table is caught up with in many short snapshots: a long one keeps databases from cleaning up.
 const CATCH_UP_MIN: i64 = 100_000;
@@ -35,12 +35,30 @@ impl<S: Source> Probe<S> {
         }
     }
 
+    /// Before rows above the highest number are taken: its row is still the same. Else numbers were given anew, and went
+    /// beyond it between two looks; then all is read again. (Where the newest number may be given again, it is read at
+    /// every poll anyway, and tells nothing of the others.)
+    pub(super) async fn goes_on(&mut self, above: &Page) -> Result<bool, Error> {
+        let (Some(max), Some(id)) = (self.checkpoint.max, self.checkpoint.last_id.clone()) else { return Ok(true) };
+        if S::REREADS_LAST || above.rows.is_empty() {
+            return Ok(true);
+        }
+        let rows = self.source.ranges(&[(max, max)], ROWS_FIRST).await?.rows;
+        let is_it = |row| self.source.mapping().own_id(row).is_some_and(|own_id| own_id == id);
+        // One that was deleted tells nothing.
+        let goes_on = rows.is_empty() || rows.iter().any(is_it);
+        if !goes_on {
+            self.read_again("its highest number is that of another row now");
+        }
+        Ok(goes_on)
+    }
+
     /// Numbers may be those of other rows now.
     pub(super) fn read_again(&mut self, why: &str) {
         let name = &self.setting.config.name;
         warn!(source.name = %name, "reading `{name}` from its beginning, as {why}; what is known by its id is dropped");
-        let Checkpoint { column, swept, .. } = std::mem::take(&mut self.checkpoint);
-        self.checkpoint = Checkpoint { column, swept, ..Checkpoint::default() };
+        let Checkpoint { column, id_column, swept, .. } = std::mem::take(&mut self.checkpoint);
+        self.checkpoint = Checkpoint { column, id_column, swept, ..Checkpoint::default() };
     }
 
     /// Reads page by page, each as it is then, up to the number that was the highest when this began. What is written
