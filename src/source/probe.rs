@@ -243,6 +243,8 @@ impl<S: Source> Probe<S> {
         loop {
             let page = self.source.tail(above, self.rows_max).await?;
             if std::mem::take(&mut is_first) && !self.goes_on(&page).await? {
+                // All of it comes again.
+                *batch = Batch::default();
                 return self.source.end().await;
             }
             above = page.rows.last().map_or(above, |row| row.sequence);

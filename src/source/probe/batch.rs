@@ -112,7 +112,11 @@ impl<S: Source> Probe<S> {
         let (mut free, mut held, mut given_up) = (Vec::with_capacity(events.len()), BTreeSet::new(), Vec::new());
         for found in events {
             let is_next = gate.is_next(&found.it);
-            let waits = || holes.since(found.sequence).is_none_or(|since| now - since < GATE_TIMEOUT);
+            // One that only a sweep finds has no age, and is not read again.
+            let waits = || match holes.since(found.sequence) {
+                Some(since) => now - since < GATE_TIMEOUT,
+                None => max.is_none_or(|max| found.sequence > max),
+            };
             if !is_next && holes.len() + held.len() < GATE_RANGES_MAX && waits() {
                 held.insert(found.sequence);
                 continue;

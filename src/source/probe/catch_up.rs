@@ -28,7 +28,11 @@ impl<S: Source> Probe<S> {
         if self.checkpoint.max.is_some_and(|max| newest.saturating_sub(max) < CATCH_UP_MIN) {
             return Ok(());
         }
-        let first = self.source.tail(self.above(), 1).await?.rows.first().map(|row| row.sequence);
+        let mut page = self.source.tail(self.above(), 1).await?;
+        if !self.goes_on(&page).await? {
+            page = self.source.tail(self.above(), 1).await?;
+        }
+        let first = page.rows.first().map(|row| row.sequence);
         match first.filter(|first| newest.saturating_sub(*first) >= CATCH_UP_MIN) {
             Some(first) => self.catch_up(first, newest).await,
             None => Ok(()),
@@ -57,8 +61,8 @@ impl<S: Source> Probe<S> {
     pub(super) fn read_again(&mut self, why: &str) {
         let name = &self.setting.config.name;
         warn!(source.name = %name, "reading `{name}` from its beginning, as {why}; what is known by its id is dropped");
-        let Checkpoint { column, id_column, swept, .. } = std::mem::take(&mut self.checkpoint);
-        self.checkpoint = Checkpoint { column, id_column, swept, ..Checkpoint::default() };
+        let Checkpoint { column, id_column, swept, lost, .. } = std::mem::take(&mut self.checkpoint);
+        self.checkpoint = Checkpoint { column, id_column, swept, lost, ..Checkpoint::default() };
     }
 
     /// Reads page by page, each as it is then, up to the number that was the highest when this began. What is written

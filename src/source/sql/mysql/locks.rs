@@ -7,7 +7,7 @@ use sqlx::mysql::MySqlPool;
 use crate::source::Evidence;
 
 /// Ranges that are asked for at a time.
-const RANGES_MAX: usize = 100;
+const RANGES_MAX: usize = 20;
 /// The row is locked: `ER_LOCK_WAIT_TIMEOUT` of MariaDB, `ER_LOCK_NOWAIT` of MySQL.
 const LOCKED: [u16; 2] = [1205, 3572];
 
