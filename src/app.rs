@@ -68,7 +68,7 @@ impl Gateway {
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
         let lock = journal.lock(&tasks).await?;
 
-        let feeds = Feeds::new(journal.clone(), config.feeds.clone(), &site, auth.is_open(), &tasks)
+        let feeds = Feeds::new(journal.clone(), &config.all_feeds, config.feeds.clone(), &site, auth.is_open(), &tasks)
             .map_err(anyhow::Error::msg)?;
         let (open, known) = (Webhooks::open, Arc::clone(&catalogue));
         let webhooks = open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone()).await?;

@@ -29,6 +29,8 @@ pub struct Config {
     pub sources: Vec<source::Config>,
     #[serde(rename = "feed")]
     pub feeds: Vec<feed::FeedConfig>,
+    #[serde(rename = "feeds")]
+    pub all_feeds: feed::Config,
     pub catalogue: catalogue::Config,
     pub events: BTreeMap<String, catalogue::TypeConfig>,
     pub webhooks: webhook::Config,

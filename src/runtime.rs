@@ -158,7 +158,7 @@ impl Backoff {
     }
 }
 
-/// A duration as users write it: `250ms`, `5s`, `10m`, `2h`.
+/// A duration as users write it: `250ms`, `5s`, `10m`, `2h`, `90d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -167,6 +167,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(unit_ms).map(Duration::from_millis)

@@ -16,7 +16,10 @@ pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
     report.add("configuration", Ok(format!("{} is readable", arguments.config.display())));
     report.add("server", server(&config));
     report.add("webhooks", webhooks(&config));
-    report.add("feeds", feed::check(&config.feeds).map(|()| format!("`all` and {} more", config.feeds.len())));
+    report.add(
+        "feeds",
+        feed::check(&config.all_feeds, &config.feeds).map(|()| format!("`all` and {} more", config.feeds.len())),
+    );
     report.add("journal", journal(&config.journal).await);
     let names = source::check_names(&config.sources).map_err(|cause| cause.to_string());
     report.add("sources", names.map(|()| config.sources.len().to_string()));

@@ -4,6 +4,7 @@ mod audit;
 mod check;
 mod demo;
 mod follow;
+mod forget;
 mod init;
 mod openapi;
 mod schema;
@@ -50,6 +51,9 @@ enum Command {
     /// Replicates a feed: each event once, as a line of JSON. Written to be copied.
     #[command(after_help = "Example: postern follow https://events.example.com/feeds/all.json --out events.jsonl")]
     Follow(follow::Arguments),
+    /// Erases one event: its data goes, its place stays and says so.
+    #[command(after_help = "Example: postern forget 0197b5f0-6d3c-7a51-9d1c-2f7d6c1f0a11")]
+    Forget(forget::Arguments),
     /// Prints the GraphQL schema.
     #[command(after_help = "Example: postern schema > schema.graphql")]
     Schema(ConfigArgument),
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
             Command::Audit(arguments) => audit::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Follow(arguments) => follow::run(arguments).await,
+            Command::Forget(arguments) => forget::run(arguments).await,
             Command::Schema(_) => schema::run(),
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Token(arguments) => token::run(&arguments),

@@ -76,9 +76,9 @@ macro_rules! select {
 pub(super) use {execute, select, with_conn, with_pool};
 
 /// The head row, locked until the transaction ends, and the database's clock in microseconds.
-pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, \
+pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, erasures, \
      cast(unixepoch('subsec') * 1000000 as integer) as now from journal where singleton = 1";
-pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, \
+pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, erasures, \
      (extract(epoch from clock_timestamp()) * 1000000)::bigint as now from journal where singleton = 1 for update";
 
 /// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later.
@@ -102,6 +102,8 @@ impl Db {
                 // Full: a commit that was answered survives a power cut, not only a crash.
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
+                // What is erased is overwritten.
+                .pragma("secure_delete", "on")
                 .statement_cache_capacity(200);
             let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).acquire_timeout(CONNECT_TIMEOUT);
             Self::Sqlite(pool.connect_with(options).await?)

@@ -66,6 +66,9 @@ pub struct Checkpoint {
     pub prune: bool,
 }
 
+/// What is erased is not sent any more, though its row may wait for the turn of its key.
+const STATUS: &str = "case when e.erased_at is null then d.status else 'discarded' end";
+
 impl Journal {
     /// Durable when it returns. For a webhook that is gone it does nothing.
     ///
@@ -99,9 +102,9 @@ impl Journal {
     ) -> Result<Vec<DeliveryRow>, Error> {
         let condition = Condition::of(selection, 5);
         let sql = format!(
-            "select d.position, d.key, d.status, d.event_id, d.type, d.attempts, d.next_attempt_at, d.last_attempt_at, \
+            "select d.position, d.key, {STATUS} as status, d.event_id, d.type, d.attempts, d.next_attempt_at, d.last_attempt_at, \
              d.last_status, d.last_error from deliveries d join entries e on e.position = d.position \
-             where d.webhook = $1 and ($2 = '' or d.status = $2) and d.position > $3 and d.attempts > 0{} \
+             where d.webhook = $1 and ($2 = '' or {STATUS} = $2) and d.position > $3 and d.attempts > 0{} \
              order by d.position limit $4",
             condition.text
         );
@@ -208,7 +211,8 @@ pub(super) async fn apply(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<()
 async fn upsert(conn: &mut Conn, webhook: &str, row: &DeliveryRow, status: &str) -> Result<(), Error> {
     // The bytes of the first failure stay.
     let sql = "insert into deliveries (webhook, position, key, status, event_id, type, attempts, next_attempt_at, \
-               last_attempt_at, last_status, last_error, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+               last_attempt_at, last_status, last_error, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+               case when exists (select 1 from entries where position = $2 and erased_at is not null) then null else $12 end) \
                on conflict (webhook, position, key) do update set status = excluded.status, event_id = excluded.event_id, \
                type = excluded.type, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at, \
                last_attempt_at = excluded.last_attempt_at, last_status = excluded.last_status, \

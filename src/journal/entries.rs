@@ -75,6 +75,7 @@ struct Row {
     feed_time: i64,
     late: bool,
     erased_at: Option<i64>,
+    erases: Option<String>,
     summary: String,
     data: Option<String>,
     metadata: Option<String>,
@@ -100,6 +101,7 @@ impl From<Row> for Entry {
             feed_time: Micros(row.feed_time),
             late: row.late,
             erased_at: row.erased_at.map(Micros),
+            erases: row.erases,
             summary: row.summary,
         }
     }
@@ -109,11 +111,11 @@ fn columns(payload: Payload) -> &'static str {
     match payload {
         Payload::With => {
             "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
-             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.summary, e.data, e.metadata"
+             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, e.data, e.metadata"
         }
         Payload::Without => {
             "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
-             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.summary, \
+             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, \
              cast(null as text) as data, cast(null as text) as metadata"
         }
     }
@@ -257,7 +259,8 @@ impl Journal {
     ) -> Result<Option<Option<i64>>, Error> {
         let condition = Condition::of(selection, 3);
         let sql = format!(
-            "select e.aggregate_version from entries e where e.aggregate_type = $1 and e.aggregate_id = $2{} \
+            "select e.aggregate_version from entries e where e.aggregate_type = $1 and e.aggregate_id = $2 \
+             and e.erases is null{} \
              order by e.position desc limit 1",
             condition.text
         );
@@ -365,22 +368,24 @@ impl Condition {
     }
 
     fn add(&mut self, filter: &Filter, first: usize) {
-        let columns = ["e.type", "e.source", "e.aggregate_type", "e.aggregate_id"];
-        for (column, (_, patterns)) in columns.into_iter().zip(filter.lists()) {
+        // The record of an erasure goes to whoever the event went to.
+        let columns: [&[&str]; 4] =
+            [&["e.type", "e.erased_type"], &["e.source"], &["e.aggregate_type"], &["e.aggregate_id"]];
+        for (columns, (_, patterns)) in columns.into_iter().zip(filter.lists()) {
             if patterns.is_empty() {
                 continue;
             }
             let tests: Vec<String> = patterns
                 .iter()
-                .map(|pattern| {
+                .flat_map(|pattern| {
                     let bind = first + self.binds.len();
                     let prefix = pattern.strip_suffix('*');
                     self.binds.push(prefix.unwrap_or(pattern).to_owned());
-                    match prefix {
+                    columns.iter().map(move |column| match prefix {
                         // Not `like`: SQLite's ignores case.
                         Some(prefix) => format!("substr({column}, 1, {}) = ${bind}", prefix.chars().count()),
                         None => format!("{column} = ${bind}"),
-                    }
+                    })
                 })
                 .collect();
             let _ = write!(self.text, " and ({})", tests.join(" or "));

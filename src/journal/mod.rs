@@ -9,6 +9,7 @@ mod batch;
 mod db;
 pub mod deliveries;
 mod entries;
+mod erasure;
 mod inbox;
 mod pages;
 mod sources;
@@ -29,6 +30,7 @@ use db::{Db, select, with_pool};
 pub use append::{Append, Appended, Arrival, Quarantined};
 pub use db::sqlite_path;
 pub use entries::{Order, Page, Payload, Range};
+pub use erasure::Holder;
 pub use pages::{Border, View};
 pub use sources::{QuarantinedRow, SourceRow};
 
@@ -128,6 +130,8 @@ pub struct Head {
     pub feed_time: Micros,
     /// The oldest position that is still readable.
     pub oldest: i64,
+    /// How many events were erased: entries that were read at another count may show what is gone.
+    pub erasures: i64,
 }
 
 impl From<i64> for Micros {
@@ -152,13 +156,18 @@ struct Inner {
     url: String,
 }
 
-/// See [`Journal::known_position`].
+/// The highest position and count of erasures that this process has read or written.
 #[derive(Clone, Debug, Default)]
-struct Known(Arc<AtomicI64>);
+struct Known {
+    position: Arc<AtomicI64>,
+    erasures: Arc<AtomicI64>,
+}
 
 impl Known {
-    fn reached(&self, position: i64) {
-        self.0.fetch_max(position, Ordering::AcqRel);
+    fn reached(&self, position: i64, erasures: i64) {
+        // In this order: whoever sees the new position sees the erasures before it, too.
+        self.erasures.fetch_max(erasures, Ordering::AcqRel);
+        self.position.fetch_max(position, Ordering::AcqRel);
     }
 }
 
@@ -274,15 +283,20 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn head(&self) -> Result<Head, Error> {
-        let sql = "select position, recorded_at, feed_time, oldest from journal";
+        let sql = "select position, recorded_at, feed_time, oldest, erasures from journal";
         let head: Head = select!(&self.inner.db, query_as.fetch_one, sql);
-        self.inner.known.reached(head.position);
+        self.inner.known.reached(head.position, head.erasures);
         Ok(head)
     }
 
     /// The highest position that this process has read or written: the head, as long as nobody else appends.
     pub fn known_position(&self) -> i64 {
-        self.inner.known.0.load(Ordering::Acquire)
+        self.inner.known.position.load(Ordering::Acquire)
+    }
+
+    /// How many erasures this process knows of. Moves before the position of the record of one does.
+    pub fn known_erasures(&self) -> i64 {
+        self.inner.known.erasures.load(Ordering::Acquire)
     }
 
     /// Waits for what is being written and closes the database.

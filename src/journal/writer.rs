@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::append::{Append, Appended, apply_append};
 use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
-use super::{Error, Known, deliveries, pages, webhooks};
+use super::{Error, Known, deliveries, erasure, pages, webhooks};
 use crate::event::Micros;
 use crate::runtime::{Bell, Tasks};
 
@@ -23,6 +23,15 @@ pub(super) enum Write {
     Pages { epoch: String, borders: Vec<(i64, i64)> },
     Webhook(webhooks::Change),
     Checkpoint(deliveries::Checkpoint),
+    Erase(String),
+    RequestErasure(String),
+    ErasuresDone(Vec<String>),
+}
+
+impl Write {
+    fn needs_head(&self) -> bool {
+        matches!(self, Self::Append(_) | Self::Erase(_) | Self::RequestErasure(_))
+    }
 }
 
 struct Job {
@@ -60,6 +69,15 @@ impl Writer {
         self.write(Write::Checkpoint(checkpoint)).await.map(|_| ())
     }
 
+    /// Overwrites what a SQLite file still holds of rows that were changed before. PostgreSQL does so by itself, when it
+    /// vacuums.
+    pub(super) async fn shred(&self) -> Result<(), Error> {
+        if let Db::Sqlite(pool) = &self.db {
+            sqlx::query("pragma wal_checkpoint(truncate)").execute(pool).await?;
+        }
+        Ok(())
+    }
+
     /// Returns once everything handed in before is written; nothing is written after it.
     pub(super) async fn finish(&self) {
         let _ = self.write(Write::Append(Append::default())).await;
@@ -75,8 +93,8 @@ async fn run(db: Db, bell: Bell, known: Known, mut waiting: mpsc::Receiver<Job>)
         let writes: Vec<&Write> = jobs.iter().map(|job| &job.write).collect();
         let outcome = transaction(&db, &writes).await;
         match outcome {
-            Ok(results) => {
-                ring(&bell, &known, &results);
+            Ok((results, head)) => {
+                ring(&bell, &known, head);
                 for (job, result) in jobs.into_iter().zip(results) {
                     let _ = job.reply.send(Ok(result));
                 }
@@ -86,8 +104,8 @@ async fn run(db: Db, bell: Bell, known: Known, mut waiting: mpsc::Receiver<Job>)
             Err(_) => {
                 for job in jobs {
                     let result = transaction(&db, &[&job.write]).await;
-                    ring(&bell, &known, result.as_deref().unwrap_or_default());
-                    let _ = job.reply.send(result.map(|results| results[0]));
+                    ring(&bell, &known, result.as_ref().ok().and_then(|(_, head)| *head));
+                    let _ = job.reply.send(result.map(|(results, _)| results[0]));
                 }
             }
         }
@@ -95,10 +113,9 @@ async fn run(db: Db, bell: Bell, known: Known, mut waiting: mpsc::Receiver<Job>)
 }
 
 /// Checkpoints ring nothing: their writers would wake one another for ever.
-fn ring(bell: &Bell, known: &Known, results: &[Appended]) {
-    let last = results.iter().filter_map(|appended| Some(appended.first? + appended.journaled.cast_signed() - 1)).max();
-    if let Some(last) = last {
-        known.reached(last);
+fn ring(bell: &Bell, known: &Known, head: Option<HeadRow>) {
+    if let Some(head) = head {
+        known.reached(head.position, head.erasures);
         bell.ring();
     }
 }
@@ -109,12 +126,15 @@ fn answer(jobs: Vec<Job>, cause: Error) {
     }
 }
 
-async fn transaction(db: &Db, writes: &[&Write]) -> Result<Vec<Appended>, Error> {
+/// What became of each, and the head if it moved.
+type Outcome = (Vec<Appended>, Option<HeadRow>);
+
+async fn transaction(db: &Db, writes: &[&Write]) -> Result<Outcome, Error> {
     let mut conn = db.begin().await?;
     match apply_all(&mut conn, writes).await {
-        Ok(results) => {
+        Ok(outcome) => {
             conn.commit().await?;
-            Ok(results)
+            Ok(outcome)
         }
         Err(cause) => {
             let _ = conn.rollback().await;
@@ -123,9 +143,9 @@ async fn transaction(db: &Db, writes: &[&Write]) -> Result<Vec<Appended>, Error>
     }
 }
 
-async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Vec<Appended>, Error> {
+async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error> {
     // Before anything else: whoever locks the head first can't wait for a lock that another holder of it waits for.
-    let mut head = match writes.iter().any(|write| matches!(write, Write::Append(_))) {
+    let mut head = match writes.iter().any(|write| write.needs_head()) {
         true => Some(HeadRow::lock(conn).await?),
         false => None,
     };
@@ -135,7 +155,12 @@ async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Vec<Appended>, 
         let mut result = Appended::default();
         match (write, &mut head) {
             (Write::Append(append), Some(head)) => result = apply_append(conn, head, append).await?,
-            (Write::Append(_), None) => unreachable!("the head is locked when there is an append"),
+            (Write::Erase(id), Some(head)) => result = erasure::apply(conn, head, id).await?,
+            (Write::RequestErasure(id), Some(head)) => erasure::request(conn, id, head.now).await?,
+            (Write::Append(_) | Write::Erase(_) | Write::RequestErasure(_), None) => {
+                unreachable!("the head is locked for them")
+            }
+            (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
             (Write::View(view), _) => pages::insert_view(conn, view).await?,
             (Write::Pages { epoch, borders }, _) => pages::insert_borders(conn, epoch, borders).await?,
             (Write::Webhook(change), _) => webhooks::apply(conn, change).await?,
@@ -143,10 +168,11 @@ async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Vec<Appended>, 
         }
         results.push(result);
     }
-    if let Some(head) = head.filter(|_| head != before) {
+    let moved = head.filter(|_| head != before);
+    if let Some(head) = moved {
         head.store(conn).await?;
     }
-    Ok(results)
+    Ok((results, moved))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
@@ -154,6 +180,7 @@ pub(super) struct HeadRow {
     pub(super) position: i64,
     pub(super) recorded_at: i64,
     pub(super) feed_time: i64,
+    pub(super) erasures: i64,
     pub(super) now: i64,
 }
 
@@ -174,8 +201,9 @@ impl HeadRow {
     }
 
     async fn store(&self, conn: &mut Conn) -> Result<(), Error> {
-        let sql = "update journal set position = $1, recorded_at = $2, feed_time = $3 where singleton = 1";
-        execute!(conn, sql, self.position, self.recorded_at, self.feed_time);
+        let sql =
+            "update journal set position = $1, recorded_at = $2, feed_time = $3, erasures = $4 where singleton = 1";
+        execute!(conn, sql, self.position, self.recorded_at, self.feed_time, self.erasures);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod clusters;
+mod erasure;
 mod faults;
 mod feed;
 mod feed_source;

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::format::{Document, Names};
-use crate::event::{Entry, atom_id, escape as percent_encode};
+use crate::event::{Entry, Micros, atom_id, escape as percent_encode};
 
 /// A rendered entry is about this long; saves growing the string.
 const ENTRY_BYTES: usize = 900;
@@ -47,8 +47,14 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
 
 fn push_entry(xml: &mut String, names: &Names, entry: &Entry) {
     let event = &entry.event;
+    if let Some(at) = entry.erased_at {
+        return push_tombstone(xml, names, (&event.source, &event.id), at);
+    }
+    if let Some(erased) = &entry.erases {
+        push_tombstone(xml, names, (&event.source, erased), entry.recorded_at);
+    }
     xml.push_str("<entry>\n<id>");
-    push_text(xml, &atom_id(&names.authority, names.year, event));
+    push_text(xml, &atom_id(&names.authority, names.year, &event.source, &event.id));
     xml.push_str("</id>\n<title>");
     push_text(xml, &event.r#type);
     xml.push(' ');
@@ -76,6 +82,13 @@ fn push_entry(xml: &mut String, names: &Names, entry: &Entry) {
     xml.push_str("\"/>\n<summary>");
     push_text(xml, &entry.summary);
     xml.push_str("</summary>\n</entry>\n");
+}
+
+/// RFC 6721. Stands where the erased entry stood, and where its erasure was recorded.
+fn push_tombstone(xml: &mut String, names: &Names, (source, id): (&str, &str), at: Micros) {
+    xml.push_str("<at:deleted-entry xmlns:at=\"http://purl.org/atompub/tombstones/1.0\" ref=\"");
+    push_text(xml, &atom_id(&names.authority, names.year, source, id));
+    let _ = writeln!(xml, "\" when=\"{}\"/>", at.to_millis_text());
 }
 
 /// Text for element content and quoted attributes. What XML 1.0 can't carry is replaced by a visible sign: one such

@@ -25,9 +25,11 @@ pub(super) async fn event(
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
     let journal = &feeds.inner.journal;
-    let public = event_id_of_atom_id(&id).unwrap_or_else(|| id.clone());
-    let entry = journal.by_ids(&client.visible, &[public], Payload::With).await?.into_iter().next();
-    let entry = entry.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event `{id}`")))?;
+    let entry = visible_event(&feeds, &client, &id).await?;
+    if let Some(at) = entry.erased_at {
+        let detail = format!("event `{}` was erased at {}", entry.event.id, at.to_text());
+        return Err(Problem::new(Kind::Gone, detail));
+    }
     match negotiate::accept(&headers, &[JSON, HTML]) {
         Some(HTML) => Ok(page(&feeds, &entry)),
         Some(_) => {
@@ -42,6 +44,13 @@ pub(super) async fn event(
         }
         None => Err(Problem::new(Kind::NotAcceptable, "events are served as application/json and text/html")),
     }
+}
+
+/// The event with this id or Atom id; one that the client may not see is unknown to it.
+pub(super) async fn visible_event(feeds: &Feeds, client: &Client, id: &str) -> Result<Entry, Problem> {
+    let public = event_id_of_atom_id(id).unwrap_or_else(|| id.to_owned());
+    let found = feeds.inner.journal.by_ids(&client.visible, &[public], Payload::With).await?;
+    found.into_iter().next().ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event `{id}`")))
 }
 
 fn page(feeds: &Feeds, entry: &Entry) -> Response {

@@ -38,10 +38,16 @@ pub(super) async fn head(
 ) -> Result<Response, Problem> {
     let known = feeds.view(feed, &client.visible).head_at(feeds.inner.journal.known_position(), query.format);
     let is_plain = !query.is_filtered() && !query.embed;
-    if let Some(known) = known.filter(|_| is_plain) {
+    // Memory may only confirm: whoever has another version may have a newer one, from another process.
+    let is_enough =
+        |known: &Arc<Reply>| is_plain && (known.is_had(headers) || !headers.contains_key(header::IF_NONE_MATCH));
+    if let Some(known) = known.filter(is_enough) {
         return Ok(known.to_response(headers));
     }
     let (state, head, border) = up_to_date(feeds, feed, client).await?;
+    if let Some(known) = state.head_at(head.position, query.format).filter(|_| is_plain) {
+        return Ok(known.to_response(headers));
+    }
     let range = Range { after: 0, through: Some(head.position), order: Order::Descending };
     let limit = HEAD_ENTRIES_MIN.max(feed.page_size);
     let selection = state.selection.and(&query.filter);
@@ -65,7 +71,7 @@ pub(super) async fn head(
     let about = About {
         format: query.format,
         etag: etag(feeds, &state, &place, query.format),
-        immutable: false,
+        immutable: None,
         public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
         position: head.position,
@@ -92,7 +98,8 @@ pub(super) async fn page(
     if state.view.epoch != epoch {
         return Err(other_epoch(feeds, feed, (epoch, n, format)).await?);
     }
-    if let Some(page) = feeds.inner.pages.get(epoch, n, format) {
+    let erasures = feeds.inner.journal.known_erasures();
+    if let Some(page) = feeds.inner.pages.get(epoch, n, format, erasures) {
         return Ok(page.to_response(headers));
     }
     let (state, head, last) = up_to_date(feeds, feed, client).await?;
@@ -109,8 +116,8 @@ pub(super) async fn page(
     let links = sealed_links(feeds, &state, n, format);
     let about = About {
         format,
-        etag: etag(feeds, &state, &format!("p{n}-{}", border.last), format),
-        immutable: true,
+        etag: etag(feeds, &state, &format!("p{n}-{}{}", border.last, erased(&read.entries)), format),
+        immutable: Some(feed.max_age),
         public: feeds.inner.public,
         last_modified: last_modified(feeds, read.entries.last()),
         position: border.last,
@@ -120,7 +127,7 @@ pub(super) async fn page(
     let query = Query { format, ..Query::default() };
     let body = render(feeds, feed, read.entries.last(), &links, (true, &query), &read.entries);
     let page = Arc::new(Reply::new(about, body));
-    feeds.inner.pages.put(epoch, n, format, Arc::clone(&page));
+    feeds.inner.pages.put(epoch, n, format, Arc::clone(&page), erasures);
     Ok(page.to_response(headers))
 }
 
@@ -145,7 +152,7 @@ async fn open_page(
     let about = About {
         format,
         etag: etag(feeds, state, &format!("p{n}-{}", newest.map_or(after, |entry| entry.position)), format),
-        immutable: false,
+        immutable: None,
         public: feeds.inner.public,
         last_modified: last_modified(feeds, newest),
         position: read.covered,
@@ -292,12 +299,12 @@ impl Asked<'_> {
         let links = [("self", own), ("current", head_url(feeds, feed, query)), ("next", next)];
         let newest = read.entries.last();
         let open = if immutable { "" } else { "o" };
-        let place = format!("{after}-{}-{limit}{open}{}", read.covered, mark(query));
+        let place = format!("{after}-{}-{limit}{open}{}{}", read.covered, mark(query), erased(&read.entries));
         let about = About {
             format: query.format,
             // Its link changes once the next page has entries.
             etag: etag(feeds, state, &place, query.format),
-            immutable,
+            immutable: immutable.then_some(feed.max_age),
             public: feeds.inner.public,
             last_modified: last_modified(feeds, newest),
             position: read.covered,
@@ -360,6 +367,14 @@ fn etag(feeds: &Feeds, state: &ViewState, place: &str, format: Format) -> String
         names.year
     );
     format!("W/\"{}:{place}:{}\"", state.view.epoch, hex(&sha256(&rendering)[..3]))
+}
+
+/// Only erasures change what stands at a place: how many there were.
+fn erased(entries: &[Entry]) -> String {
+    match entries.iter().filter(|entry| entry.erased_at.is_some()).count() {
+        0 => String::new(),
+        count => format!("-e{count}"),
+    }
 }
 
 fn sealed_links(feeds: &Feeds, state: &ViewState, n: i64, format: Format) -> Vec<(&'static str, String)> {

@@ -82,6 +82,11 @@ impl Format {
     }
 }
 
+/// The line that a format without tombstones shows of an entry: those that stored an erased one replace it.
+pub fn summary(entry: &Entry) -> &str {
+    if entry.erased_at.is_some() { "erased" } else { &entry.summary }
+}
+
 /// What is the same for all documents of a gateway.
 #[derive(Clone, Debug)]
 pub struct Names {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::format::{Document, Names};
+use super::format::{Document, Names, summary};
 use crate::event::{CloudEvent, Entry, EventJson, atom_id, escape};
 
 #[derive(Serialize)]
@@ -53,12 +53,12 @@ pub fn feed(names: &Names, document: &Document<'_>) -> String {
 fn item<'a>(names: &'a Names, entry: &'a Entry, embed: bool) -> Item<'a> {
     let event = &entry.event;
     Item {
-        id: atom_id(&names.authority, names.year, event),
+        id: atom_id(&names.authority, names.year, &event.source, &event.id),
         url: format!("{}/events/{}", names.public_url, escape(&event.id)),
         title: format!("{} {}", event.r#type, event.aggregate_id),
-        content_text: &entry.summary,
+        content_text: summary(entry),
         date_published: event.occurred_at.to_millis_text(),
-        date_modified: entry.feed_time.to_millis_text(),
+        date_modified: entry.erased_at.unwrap_or(entry.feed_time).to_millis_text(),
         tags: [&event.r#type, &event.aggregate_type, &event.aggregate_id],
         event: embed.then_some(EventJson { journal_id: &names.journal_id, entry }),
     }

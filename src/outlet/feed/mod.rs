@@ -4,6 +4,7 @@
 mod atom;
 mod detail;
 mod documents;
+mod erasure;
 mod format;
 mod json;
 mod query;
@@ -21,7 +22,8 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -30,17 +32,28 @@ use tracing::warn;
 use crate::event::Cursor;
 use crate::filter::{Filter, Selection};
 use crate::journal::{Journal, Order, Payload, Range};
-use crate::runtime::{Bell, Tasks};
+use crate::runtime::{Bell, Tasks, parse_duration};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{Site, html, negotiate};
 use documents::Latest;
+use erasure::Caches;
 use format::{Format, Names};
 use query::Query;
 use view::{PageCache, ViewState, Views};
 
+/// How long a sealed page may be kept: for ever, as HTTP caches count (RFC 9111 knows no longer one).
+const MAX_AGE: Duration = Duration::from_secs(365 * 86_400);
 /// How often views are sealed although no bell rang: another process may have appended.
 const SEAL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// `[feeds]` of the configuration: what holds for all of them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Caches that are told when an event was erased: `PURGE` below each of these URLs.
+    pub purge: Vec<String>,
+}
 
 /// `[[feed]]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -53,6 +66,23 @@ pub struct FeedConfig {
     pub filter: Filter,
     #[serde(default = "default_page_size")]
     pub page_size: usize,
+    /// How long others may keep a sealed page: what is erased is gone from their caches after it.
+    #[serde(default = "default_max_age", deserialize_with = "max_age")]
+    pub max_age: Duration,
+}
+
+fn default_max_age() -> Duration {
+    MAX_AGE
+}
+
+fn max_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let usable = |wait: &Duration| (Duration::from_secs(1)..=MAX_AGE).contains(wait);
+    parse_duration(&text).filter(usable).ok_or_else(|| {
+        D::Error::custom(format!(
+            "`max_age` = `{text}` is no duration up to a year; give one such as \"1h\" or \"30d\""
+        ))
+    })
 }
 
 fn default_page_size() -> usize {
@@ -62,7 +92,8 @@ fn default_page_size() -> usize {
 impl FeedConfig {
     /// The feed that always exists.
     fn all() -> Self {
-        Self { name: "all".to_owned(), title: None, filter: Filter::default(), page_size: default_page_size() }
+        let (name, filter, page_size) = ("all".to_owned(), Filter::default(), default_page_size());
+        Self { name, title: None, filter, page_size, max_age: MAX_AGE }
     }
 
     fn title(&self) -> &str {
@@ -86,7 +117,8 @@ impl FeedConfig {
 ///
 /// # Errors
 /// A sentence that names the feed and what is wrong with it.
-pub fn check(feeds: &[FeedConfig]) -> Result<(), String> {
+pub fn check(config: &Config, feeds: &[FeedConfig]) -> Result<(), String> {
+    Caches::new(&config.purge, "http://localhost")?;
     for (n, feed) in feeds.iter().enumerate() {
         feed.check()?;
         if feeds[..n].iter().any(|other| other.name == feed.name) {
@@ -110,6 +142,8 @@ struct Inner {
     public: bool,
     views: Views,
     pages: PageCache,
+    /// Those outside, which are told of erasures.
+    caches: Caches,
     /// Of those who waited, one reads at a time; the others find what it read.
     turns: Mutex<()>,
     latest: Latest,
@@ -124,16 +158,18 @@ impl Feeds {
     /// A sentence that names the feed and what is wrong with it.
     pub fn new(
         journal: Journal,
+        config: &Config,
         mut feeds: Vec<FeedConfig>,
         site: &Site,
         public: bool,
         tasks: &Tasks,
     ) -> Result<Self, String> {
-        check(&feeds)?;
+        check(config, &feeds)?;
         if !feeds.iter().any(|feed| feed.name == "all") {
             feeds.insert(0, FeedConfig::all());
         }
         let year = journal.created_at().to_text()[..4].parse().unwrap_or(1970);
+        let caches = Caches::new(&config.purge, &site.public_url)?;
         let (public_url, authority) = (site.public_url.clone(), site.authority.clone());
         let names = Names { public_url, authority, year, journal_id: journal.id().to_owned() };
         let inner = Inner {
@@ -143,6 +179,7 @@ impl Feeds {
             public,
             views: Views::default(),
             pages: PageCache::default(),
+            caches,
             turns: Mutex::default(),
             latest: Latest::default(),
             stopping: tasks.stopping(),
@@ -157,12 +194,14 @@ impl Feeds {
             .route("/feeds/{feed}", get(document))
             .route("/feeds/{feed}/stream", get(stream::events))
             .route("/feeds/{feed}/{epoch}/{page}", get(page))
-            .route("/events/{id}", get(detail::event))
+            .route("/events/{id}", get(detail::event).delete(erasure::delete))
             .with_state(self.clone())
     }
 
-    /// Keeps the page borders of the views that are in use up to date, so that no request has to.
+    /// Keeps the page borders of the views that are in use up to date, so that no request has to, and erases what is asked
+    /// to be erased.
     pub fn run(&self, tasks: &Tasks) {
+        tasks.spawn("erasures", erasure::run(self.clone(), tasks.clone()));
         let (feeds, stopping, mut bell) = (self.clone(), tasks.stopping(), self.inner.journal.bell());
         tasks.spawn("feed sealer", async move {
             while wait(&mut bell, &stopping).await {

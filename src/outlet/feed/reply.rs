@@ -1,5 +1,7 @@
 //! A document on its way out: its headers, and 304 for whoever has it already.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -11,13 +13,13 @@ use crate::web::negotiate;
 
 const FEED_POSITION: HeaderName = HeaderName::from_static("feed-position");
 const FEED_HEAD: HeaderName = HeaderName::from_static("feed-head");
-const IMMUTABLE: &str = "max-age=31536000, immutable";
 
 /// What the headers say of a document.
 pub struct About<'a> {
     pub format: Format,
     pub etag: String,
-    pub immutable: bool,
+    /// It never changes but by an erasure, and may be kept so long.
+    pub immutable: Option<Duration>,
     /// Nobody needs a token: shared caches may keep it.
     pub public: bool,
     pub last_modified: Micros,
@@ -43,7 +45,10 @@ const SECOND_IS_OVER: i64 = 3_000_000;
 impl Reply {
     pub fn new(about: About<'_>, body: Bytes) -> Self {
         let scope = if about.public { "public" } else { "private" };
-        let caching = if about.immutable { IMMUTABLE } else { "no-cache" };
+        let caching = match about.immutable {
+            Some(max_age) => format!("max-age={}, immutable", max_age.as_secs()),
+            None => "no-cache".to_owned(),
+        };
         let links: Vec<String> = about.links.iter().map(|(rel, url)| format!("<{url}>; rel=\"{rel}\"")).collect();
         let mut headers = HeaderMap::new();
         let mut put = |name: HeaderName, value: &str| {
@@ -68,6 +73,11 @@ impl Reply {
 
     pub fn body_bytes(&self) -> usize {
         self.body.len()
+    }
+
+    /// Whether the request names this version as the one it has.
+    pub fn is_had(&self, request: &HeaderMap) -> bool {
+        negotiate::has_already(request, &self.etag, None)
     }
 
     /// The answer to a request with these headers. A time is told only once no other document can have the same one.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::atom::push_text;
-use super::format::{Document, Format, Names};
+use super::format::{Document, Format, Names, summary};
 use crate::event::{Entry, atom_id, escape};
 
 /// Renders a document. RSS has no links to what follows; these are Atom's.
@@ -37,10 +37,10 @@ fn push_item(xml: &mut String, names: &Names, entry: &Entry) {
     xml.push_str("</title>\n<link>");
     push_text(xml, &names.public_url);
     let _ = write!(xml, "/events/{}</link>\n<guid isPermaLink=\"false\">", escape(&event.id));
-    push_text(xml, &atom_id(&names.authority, names.year, event));
+    push_text(xml, &atom_id(&names.authority, names.year, &event.source, &event.id));
     let _ = write!(xml, "</guid>\n<pubDate>{}</pubDate>\n<category>", entry.feed_time.to_http_date());
     push_text(xml, &event.r#type);
     xml.push_str("</category>\n<description>");
-    push_text(xml, &entry.summary);
+    push_text(xml, summary(entry));
     xml.push_str("</description>\n</item>\n");
 }

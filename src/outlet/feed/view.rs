@@ -1,7 +1,7 @@
 //! Views: a feed as clients of equal visibility see it, with an epoch and pages of its own.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -130,7 +130,7 @@ impl Views {
     }
 }
 
-/// Rendered sealed pages, oldest out first. Their bytes never change, so nothing is ever stale.
+/// Rendered sealed pages, oldest out first. Their bytes change only when something is erased; then all are forgotten.
 #[derive(Default)]
 pub struct PageCache {
     pages: Mutex<Pages>,
@@ -144,17 +144,30 @@ struct Pages {
     by_page: HashMap<PageKey, Arc<Reply>>,
     order: VecDeque<PageKey>,
     bytes: usize,
+    /// The count of erasures that they were read under.
+    erasures: i64,
 }
 
 impl PageCache {
-    pub fn get(&self, epoch: &str, n: i64, format: Format) -> Option<Arc<Reply>> {
-        let pages = self.pages.lock().expect("no holder of this lock panics");
+    /// The pages as of this count of erasures; nothing for an older one.
+    fn pages(&self, erasures: i64) -> Option<MutexGuard<'_, Pages>> {
+        let mut pages = self.pages.lock().expect("no holder of this lock panics");
+        if pages.erasures < erasures {
+            *pages = Pages { erasures, ..Pages::default() };
+        }
+        Some(pages).filter(|pages| pages.erasures == erasures)
+    }
+
+    /// `erasures` is what is known now.
+    pub fn get(&self, epoch: &str, n: i64, format: Format, erasures: i64) -> Option<Arc<Reply>> {
+        let pages = self.pages(erasures)?;
         pages.by_page.get(&(epoch.to_owned(), n, format.extension())).cloned()
     }
 
-    pub fn put(&self, epoch: &str, n: i64, format: Format, page: Arc<Reply>) {
+    /// `erasures` was known before the page's entries were read.
+    pub fn put(&self, epoch: &str, n: i64, format: Format, page: Arc<Reply>, erasures: i64) {
         let key = (epoch.to_owned(), n, format.extension());
-        let mut guard = self.pages.lock().expect("no holder of this lock panics");
+        let Some(mut guard) = self.pages(erasures) else { return };
         let pages = &mut *guard;
         pages.bytes += page.body_bytes();
         if let Some(same) = pages.by_page.insert(key.clone(), page) {

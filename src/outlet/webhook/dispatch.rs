@@ -49,7 +49,7 @@ pub(super) struct Target {
 
 /// Delivers until `stop`, or until the receiver wants no more. Ends with everything that was answered written down.
 pub(super) async fn run(shared: Arc<Shared>, target: Target, stop: CancellationToken, stopping: CancellationToken) {
-    let id = target.row.id.clone();
+    let (id, erasures) = (target.row.id.clone(), shared.journal.known_erasures());
     let failing = match shared.journal.failing(&id).await {
         Ok(rows) => rows,
         Err(cause) => {
@@ -63,6 +63,7 @@ pub(super) async fn run(shared: Arc<Shared>, target: Target, stop: CancellationT
     let lanes = Lanes::new(&target.row, failing, target.schedule.clone(), target.concurrency);
     let mut dispatch = Dispatch {
         saved_cursor: target.row.cursor,
+        erasures,
         shared,
         target: Arc::new(target),
         stop,
@@ -94,6 +95,8 @@ struct Dispatch {
     more: bool,
     unsaved_since: Option<Instant>,
     saved_cursor: i64,
+    /// Erasures before anything was read.
+    erasures: i64,
     cursor_since: Instant,
     backoff: Backoff,
 }
@@ -103,7 +106,10 @@ impl Dispatch {
         let stop = self.stop.clone();
         let mut bell = self.shared.journal.bell();
         let mut look_at = Instant::now() + TIMER;
-        while !stop.is_cancelled() && !self.lanes.is_disabled() {
+        // After an erasure what was read may hold what is gone: another dispatch reads it anew.
+        let erasures = self.erasures;
+        let is_erased = |it: &Self| it.shared.journal.known_erasures() != erasures;
+        while !stop.is_cancelled() && !self.lanes.is_disabled() && !is_erased(self) {
             self.start_calls();
             self.start_reading(Duration::ZERO);
             self.start_writing();

@@ -231,7 +231,8 @@ impl Shared {
     /// Whether the webhook gets an event that its selection lets through: what must not be sent again stays out of a
     /// catch-up.
     fn owes(&self, row: &WebhookRow, entry: &Entry) -> bool {
-        entry.recorded_at.0 >= row.created_at || self.catalogue.replays(&entry.event.r#type)
+        let is_wanted = entry.recorded_at.0 >= row.created_at || self.catalogue.replays(&entry.event.r#type);
+        entry.erased_at.is_none() && is_wanted
     }
 
     fn seal_secret(&self, secret: &str, id: &str) -> Vec<u8> {

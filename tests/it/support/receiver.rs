@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use postern::outlet::webhook::signature;
 use postern::runtime::Clock;
@@ -14,6 +14,8 @@ use postern::runtime::Clock;
 /// One call as it came.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// Method and path.
+    pub line: String,
     pub headers: HeaderMap,
     pub body: Bytes,
     pub at: Instant,
@@ -85,8 +87,8 @@ impl Receiver {
     }
 }
 
-async fn take(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> Response {
-    let call = Call { headers, body, at: Instant::now() };
+async fn take(State(receiver): State<Receiver>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let call = Call { line: format!("{method} {uri}"), headers, body, at: Instant::now() };
     let script = Arc::clone(&receiver.script.lock().unwrap());
     let answer = script(&call);
     receiver.calls.lock().unwrap().push(call);

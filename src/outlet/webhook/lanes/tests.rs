@@ -29,6 +29,7 @@ fn entry(position: i64) -> Entry {
         feed_time: Micros(0),
         late: false,
         erased_at: None,
+        erases: None,
         summary: String::new(),
     }
 }

@@ -1,0 +1,13 @@
+-- The record of an erasure names the event and its type: whoever could see the event sees the record.
+alter table entries add column erases text;
+alter table entries add column erased_type text;
+
+-- Counts erasures: whoever keeps copies of entries looks whether it moved.
+alter table journal add column erasures bigint not null default 0;
+
+-- Erasures that somebody asked for, and those that outside caches were not told of yet.
+create table erasures (
+    event_id     text   not null,
+    requested_at bigint not null,
+    constraint erasures_pk primary key (event_id)
+);

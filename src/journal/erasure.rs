@@ -1,0 +1,139 @@
+//! Erasing an event: its data goes, its place stays, and a record of it is journaled that reaches whoever could see it.
+
+use super::append::{Appended, Arrival, Known, Placed};
+use super::db::{Conn, execute, select, with_conn};
+use super::writer::{HeadRow, Write};
+use super::{Error, Journal, inbox, types};
+use crate::event::{ERASED, Event, Micros};
+
+/// Requests that are read at a time.
+const REQUESTS_MAX: i64 = 100;
+
+/// A page that holds, or may hold, an event.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Holder {
+    pub feed: String,
+    pub epoch: String,
+    /// Nothing: it was not sealed yet.
+    pub n: Option<i64>,
+}
+
+impl Journal {
+    /// Erases the event with this public id: its data, metadata and summary, the bodies kept for webhooks and what
+    /// receivers answered. An erased event stays erased; of an unknown one nothing is changed. Durable when it returns.
+    ///
+    /// # Errors
+    /// The database; nothing was erased then.
+    pub async fn erase(&self, event_id: &str) -> Result<(), Error> {
+        self.inner.writer.write(Write::Erase(event_id.to_owned())).await?;
+        self.inner.writer.shred().await
+    }
+
+    /// Asks whoever serves this journal to erase an event.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn request_erasure(&self, event_id: &str) -> Result<(), Error> {
+        self.inner.writer.write(Write::RequestErasure(event_id.to_owned())).await.map(|_| ())
+    }
+
+    /// Events that are to be erased, or whose erasure is to be told to outside caches; the oldest first.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn erasures(&self) -> Result<Vec<String>, Error> {
+        let sql = "select event_id from erasures order by requested_at, event_id limit $1";
+        Ok(select!(self.db(), query_scalar.fetch_all, sql, REQUESTS_MAX))
+    }
+
+    /// Nothing is left to do about these erasures.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn erasures_done(&self, event_ids: Vec<String>) -> Result<(), Error> {
+        self.inner.writer.write(Write::ErasuresDone(event_ids)).await.map(|_| ())
+    }
+
+    /// The pages of every epoch, also of former ones, that an entry at this position belongs to if it is theirs.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn holders(&self, position: i64) -> Result<Vec<Holder>, Error> {
+        let sql = "select v.feed, v.epoch, min(p.n) as n from views v left join pages p \
+                   on p.epoch = v.epoch and p.last_position >= $1 group by v.feed, v.epoch order by v.feed, v.epoch";
+        Ok(select!(self.db(), query_as.fetch_all, sql, position))
+    }
+}
+
+pub(super) async fn request(conn: &mut Conn, event_id: &str, now: i64) -> Result<(), Error> {
+    let sql = "insert into erasures (event_id, requested_at) values ($1, $2) on conflict (event_id) do nothing";
+    execute!(conn, sql, event_id, now);
+    Ok(())
+}
+
+pub(super) async fn done(conn: &mut Conn, event_ids: &[String]) -> Result<(), Error> {
+    for id in event_ids {
+        execute!(conn, "delete from erasures where event_id = $1", id.as_str());
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct Erased {
+    position: i64,
+    source: String,
+    r#type: String,
+    aggregate_type: String,
+    aggregate_id: String,
+}
+
+/// Runs in the writer's transaction, under the head's lock.
+pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -> Result<Appended, Error> {
+    let sql = "select e.position, e.source, e.type, e.aggregate_type, e.aggregate_id from inbox i \
+               join entries e on e.position = i.position where i.event_id = $1 and e.erased_at is null";
+    let found: Option<Erased> =
+        with_conn!(&mut *conn, c => sqlx::query_as(sql).bind(event_id).fetch_optional(c).await?);
+    let Some(erased) = found else { return Ok(Appended::default()) };
+    let position = erased.position;
+    execute!(
+        conn,
+        "update entries set data = null, metadata = null, summary = '', erased_at = $2 where position = $1",
+        position,
+        head.now
+    );
+    // A failing row keeps its key parked until its turn, which comes now and finds nothing to send.
+    execute!(conn, "update deliveries set body = null, next_attempt_at = $2 where position = $1", position, head.now);
+    execute!(conn, "update deliveries set status = 'discarded' where position = $1 and status = 'dead'", position);
+    execute!(conn, "update attempts set answer = null where position = $1", position);
+    execute!(conn, "update quarantine set raw = '' where event_id = $1", event_id);
+    let record = record(&erased, event_id, head.now);
+    let placed = [Placed {
+        arrival: &record,
+        head: head.advance(record.event.occurred_at),
+        known: Known { identity: 0, content: 0 },
+    }];
+    inbox::insert(conn, &placed).await?;
+    types::count(conn, &placed).await?;
+    let sql = "update entries set erases = $2, erased_type = $3 where position = $1";
+    execute!(conn, sql, head.position, event_id, erased.r#type.as_str());
+    request(conn, event_id, head.now).await?;
+    head.erasures += 1;
+    Ok(Appended { journaled: 1, first: Some(head.position), ..Appended::default() })
+}
+
+/// What tells of it: an event of the same aggregate, which names the erased one and holds none of its data.
+fn record(erased: &Erased, event_id: &str, now: i64) -> Arrival {
+    let data = serde_json::json!({ "id": event_id, "type": erased.r#type, "position": erased.position });
+    let event = Event {
+        id: uuid::Uuid::now_v7().to_string(),
+        source: erased.source.clone(),
+        r#type: ERASED.to_owned(),
+        aggregate_type: erased.aggregate_type.clone(),
+        aggregate_id: erased.aggregate_id.clone(),
+        aggregate_version: None,
+        occurred_at: Micros(now),
+        data: data.to_string(),
+        metadata: None,
+    };
+    Arrival { event, sequence: None, summary: format!("{event_id} was erased"), mismatch: None, late: false }
+}
