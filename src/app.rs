@@ -74,6 +74,14 @@ impl Gateway {
         let webhooks = open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone()).await?;
         feeds.run(&tasks);
         webhooks.clone().run(&tasks);
+        if let Some(kept) = config.journal.retention {
+            let missed = webhooks.clone();
+            let missed = move |through| {
+                let webhooks = missed.clone();
+                async move { webhooks.missed(through).await }
+            };
+            tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
+        }
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
         let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
         let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };

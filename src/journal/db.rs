@@ -76,9 +76,9 @@ macro_rules! select {
 pub(super) use {execute, select, with_conn, with_pool};
 
 /// The head row, locked until the transaction ends, and the database's clock in microseconds.
-pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, erasures, \
+pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, oldest, erasures, \
      cast(unixepoch('subsec') * 1000000 as integer) as now from journal where singleton = 1";
-pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, erasures, \
+pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, oldest, erasures, \
      (extract(epoch from clock_timestamp()) * 1000000)::bigint as now from journal where singleton = 1 for update";
 
 /// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later.

@@ -317,17 +317,28 @@ impl Journal {
     /// The last position whose feed time lies before `time`: reading after it misses nothing dated `time` or later.
     ///
     /// # Errors
-    /// The database.
+    /// [`Error::Expired`] if there may have been such an event that was purged, or the database.
     pub async fn before_time(&self, time: Micros) -> Result<i64, Error> {
-        self.search("select feed_time from entries where position = $1", time).await
+        let position = self.search("select feed_time from entries where position = $1", time).await?;
+        self.kept_from(position, time).await
     }
 
     /// The last position that was recorded before `time`.
     ///
     /// # Errors
-    /// The database.
+    /// As [`Journal::before_time`].
     pub async fn before_recorded(&self, time: Micros) -> Result<i64, Error> {
+        self.kept_from(self.last_recorded_before(time).await?, time).await
+    }
+
+    /// The same, whatever was purged.
+    pub(super) async fn last_recorded_before(&self, time: Micros) -> Result<i64, Error> {
         self.search("select recorded_at from entries where position = $1", time).await
+    }
+
+    async fn kept_from(&self, position: i64, time: Micros) -> Result<i64, Error> {
+        let head = self.head().await?;
+        if position < head.oldest && head.oldest > 1 { Err(self.expired(&time.to_text(), &head)) } else { Ok(position) }
     }
 
     /// Binary search: both times never decrease along the journal, and positions have no gaps.

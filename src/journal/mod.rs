@@ -12,6 +12,7 @@ mod entries;
 mod erasure;
 mod inbox;
 mod pages;
+mod retention;
 mod sources;
 mod types;
 pub mod webhooks;
@@ -32,6 +33,7 @@ pub use db::sqlite_path;
 pub use entries::{Order, Page, Payload, Range};
 pub use erasure::Holder;
 pub use pages::{Border, View};
+pub use retention::Missed;
 pub use sources::{QuarantinedRow, SourceRow};
 
 /// `[journal]` of the configuration.
@@ -40,17 +42,20 @@ pub use sources::{QuarantinedRow, SourceRow};
 pub struct Config {
     /// `sqlite://path`, or `postgres://…`.
     pub url: String,
+    /// How long entries are kept; nothing means for ever.
+    #[serde(deserialize_with = "retention::read")]
+    pub retention: Option<Duration>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { url: "sqlite://postern.db".to_owned() }
+        Self { url: "sqlite://postern.db".to_owned(), retention: None }
     }
 }
 
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Config").field("url", &redacted(&self.url)).finish()
+        f.debug_struct("Config").field("url", &redacted(&self.url)).field("retention", &self.retention).finish()
     }
 }
 
@@ -87,9 +92,7 @@ pub enum Error {
     Malformed { text: String },
     #[error("no event, cursor or position `{text}` in this journal")]
     UnknownPosition { text: String },
-    #[error(
-        "`{text}` is a cursor of another journal, or lies before what this one still keeps; the oldest cursor is {oldest}"
-    )]
+    #[error("`{text}` is of another journal, or lies before what this one still keeps; the oldest cursor is {oldest}")]
     Expired { text: String, oldest: String },
     #[error("the webhook changed at the same time; read it again")]
     Stale,
@@ -134,6 +137,13 @@ pub struct Head {
     pub erasures: i64,
 }
 
+/// What can change of entries that are journaled. Both only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    pub oldest: i64,
+    pub erasures: i64,
+}
+
 impl From<i64> for Micros {
     fn from(micros: i64) -> Self {
         Self(micros)
@@ -156,17 +166,19 @@ struct Inner {
     url: String,
 }
 
-/// The highest position and count of erasures that this process has read or written.
+/// The highest of each that this process has read or written.
 #[derive(Clone, Debug, Default)]
 struct Known {
     position: Arc<AtomicI64>,
+    oldest: Arc<AtomicI64>,
     erasures: Arc<AtomicI64>,
 }
 
 impl Known {
-    fn reached(&self, position: i64, erasures: i64) {
-        // In this order: whoever sees the new position sees the erasures before it, too.
-        self.erasures.fetch_max(erasures, Ordering::AcqRel);
+    fn reached(&self, position: i64, past: Past) {
+        // In this order: whoever sees the new position sees what happened to the past before it, too.
+        self.erasures.fetch_max(past.erasures, Ordering::AcqRel);
+        self.oldest.fetch_max(past.oldest, Ordering::AcqRel);
         self.position.fetch_max(position, Ordering::AcqRel);
     }
 }
@@ -285,7 +297,7 @@ impl Journal {
     pub async fn head(&self) -> Result<Head, Error> {
         let sql = "select position, recorded_at, feed_time, oldest, erasures from journal";
         let head: Head = select!(&self.inner.db, query_as.fetch_one, sql);
-        self.inner.known.reached(head.position, head.erasures);
+        self.inner.known.reached(head.position, Past { oldest: head.oldest, erasures: head.erasures });
         Ok(head)
     }
 
@@ -294,9 +306,10 @@ impl Journal {
         self.inner.known.position.load(Ordering::Acquire)
     }
 
-    /// How many erasures this process knows of. Moves before the position of the record of one does.
-    pub fn known_erasures(&self) -> i64 {
-        self.inner.known.erasures.load(Ordering::Acquire)
+    /// What this process knows of changes of the past. Moves before the position does under which they are known.
+    pub fn known_past(&self) -> Past {
+        let Known { oldest, erasures, .. } = &self.inner.known;
+        Past { oldest: oldest.load(Ordering::Acquire), erasures: erasures.load(Ordering::Acquire) }
     }
 
     /// Waits for what is being written and closes the database.

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::append::{Append, Appended, apply_append};
 use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
-use super::{Error, Known, deliveries, erasure, pages, webhooks};
+use super::{Error, Known, Past, deliveries, erasure, pages, retention, webhooks};
 use crate::event::Micros;
 use crate::runtime::{Bell, Tasks};
 
@@ -24,13 +24,14 @@ pub(super) enum Write {
     Webhook(webhooks::Change),
     Checkpoint(deliveries::Checkpoint),
     Erase(String),
+    Purge(retention::Purge),
     RequestErasure(String),
     ErasuresDone(Vec<String>),
 }
 
 impl Write {
     fn needs_head(&self) -> bool {
-        matches!(self, Self::Append(_) | Self::Erase(_) | Self::RequestErasure(_))
+        matches!(self, Self::Append(_) | Self::Erase(_) | Self::Purge(_) | Self::RequestErasure(_))
     }
 }
 
@@ -115,7 +116,7 @@ async fn run(db: Db, bell: Bell, known: Known, mut waiting: mpsc::Receiver<Job>)
 /// Checkpoints ring nothing: their writers would wake one another for ever.
 fn ring(bell: &Bell, known: &Known, head: Option<HeadRow>) {
     if let Some(head) = head {
-        known.reached(head.position, head.erasures);
+        known.reached(head.position, Past { oldest: head.oldest, erasures: head.erasures });
         bell.ring();
     }
 }
@@ -157,7 +158,8 @@ async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error>
             (Write::Append(append), Some(head)) => result = apply_append(conn, head, append).await?,
             (Write::Erase(id), Some(head)) => result = erasure::apply(conn, head, id).await?,
             (Write::RequestErasure(id), Some(head)) => erasure::request(conn, id, head.now).await?,
-            (Write::Append(_) | Write::Erase(_) | Write::RequestErasure(_), None) => {
+            (Write::Purge(purge), Some(head)) => result = retention::apply(conn, head, purge).await?,
+            (Write::Append(_) | Write::Erase(_) | Write::Purge(_) | Write::RequestErasure(_), None) => {
                 unreachable!("the head is locked for them")
             }
             (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
@@ -180,6 +182,7 @@ pub(super) struct HeadRow {
     pub(super) position: i64,
     pub(super) recorded_at: i64,
     pub(super) feed_time: i64,
+    pub(super) oldest: i64,
     pub(super) erasures: i64,
     pub(super) now: i64,
 }
@@ -201,9 +204,9 @@ impl HeadRow {
     }
 
     async fn store(&self, conn: &mut Conn) -> Result<(), Error> {
-        let sql =
-            "update journal set position = $1, recorded_at = $2, feed_time = $3, erasures = $4 where singleton = 1";
-        execute!(conn, sql, self.position, self.recorded_at, self.feed_time, self.erasures);
+        let sql = "update journal set position = $1, recorded_at = $2, feed_time = $3, oldest = $4, \
+                   erasures = $5 where singleton = 1";
+        execute!(conn, sql, self.position, self.recorded_at, self.feed_time, self.oldest, self.erasures);
         Ok(())
     }
 }

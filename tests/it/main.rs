@@ -20,6 +20,7 @@ mod journal;
 mod kill;
 mod presets;
 mod push;
+mod retention;
 mod sources;
 mod tail;
 mod webhooks;

@@ -98,8 +98,8 @@ pub(super) async fn page(
     if state.view.epoch != epoch {
         return Err(other_epoch(feeds, feed, (epoch, n, format)).await?);
     }
-    let erasures = feeds.inner.journal.known_erasures();
-    if let Some(page) = feeds.inner.pages.get(epoch, n, format, erasures) {
+    let past = feeds.inner.journal.known_past();
+    if let Some(page) = feeds.inner.pages.get(epoch, n, format, past) {
         return Ok(page.to_response(headers));
     }
     let (state, head, last) = up_to_date(feeds, feed, client).await?;
@@ -113,6 +113,11 @@ pub(super) async fn page(
     };
     let range = Range { after: border.after, through: Some(border.last), order: Order::Ascending };
     let read = feeds.inner.journal.read(&state.selection, range, feed.page_size, Payload::Without).await?;
+    if read.entries.len() < feed.page_size {
+        let next = after_url(feeds, feed, read.head.oldest - 1, &Query { format, ..Query::default() });
+        let detail = format!("entries of this page were purged; what is left begins at {next}");
+        return Err(Problem::new(Kind::Gone, detail).with_header(header::LINK, &format!("<{next}>; rel=\"next\"")));
+    }
     let links = sealed_links(feeds, &state, n, format);
     let about = About {
         format,
@@ -127,7 +132,7 @@ pub(super) async fn page(
     let query = Query { format, ..Query::default() };
     let body = render(feeds, feed, read.entries.last(), &links, (true, &query), &read.entries);
     let page = Arc::new(Reply::new(about, body));
-    feeds.inner.pages.put(epoch, n, format, Arc::clone(&page), erasures);
+    feeds.inner.pages.put(epoch, n, format, Arc::clone(&page), past);
     Ok(page.to_response(headers))
 }
 
@@ -226,6 +231,7 @@ pub(super) async fn continuation(
 pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result<i64, Problem> {
     let journal = &feeds.inner.journal;
     Ok(match from {
+        From::Oldest => journal.head().await?.oldest - 1,
         From::After(text) => journal.locate(&client.visible, text).await?,
         From::Since(time) => journal.before_time(*time).await?,
         From::RecordedSince(time) => journal.before_recorded(*time).await?,

@@ -29,6 +29,8 @@ pub(super) struct Query {
 
 #[derive(Debug)]
 pub(super) enum From {
+    /// All that is kept.
+    Oldest,
     After(String),
     Since(Micros),
     RecordedSince(Micros),
@@ -84,7 +86,7 @@ impl Query {
         }
         if it.from.is_none() && format == Format::CloudEvents {
             // Whoever follows this format starts with nothing.
-            it.from = Some(From::After("0".to_owned()));
+            it.from = Some(From::Oldest);
         }
         if it.from.is_none() && (it.limit.is_some() || it.wait.is_some()) {
             return Err(bad("`limit` and `wait` go with `after` or `since`, such as ?after=0&limit=100".to_owned()));

@@ -9,7 +9,7 @@ use super::FeedConfig;
 use super::format::Format;
 use super::reply::Reply;
 use crate::filter::Selection;
-use crate::journal::{Border, Error, Head, Journal, Order, Range, View};
+use crate::journal::{Border, Error, Head, Journal, Order, Past, Range, View};
 use crate::runtime::{hex, sha256};
 
 /// Visibilities of different clients make views of their own; of more than this one is forgotten, and looked up again
@@ -130,7 +130,8 @@ impl Views {
     }
 }
 
-/// Rendered sealed pages, oldest out first. Their bytes change only when something is erased; then all are forgotten.
+/// Rendered sealed pages, oldest out first. Their bytes change only when something is erased or purged; then all are
+/// forgotten.
 #[derive(Default)]
 pub struct PageCache {
     pages: Mutex<Pages>,
@@ -144,30 +145,30 @@ struct Pages {
     by_page: HashMap<PageKey, Arc<Reply>>,
     order: VecDeque<PageKey>,
     bytes: usize,
-    /// The count of erasures that they were read under.
-    erasures: i64,
+    /// What they were read under.
+    past: Past,
 }
 
 impl PageCache {
-    /// The pages as of this count of erasures; nothing for an older one.
-    fn pages(&self, erasures: i64) -> Option<MutexGuard<'_, Pages>> {
+    /// The pages as of this past; nothing for an older one.
+    fn pages(&self, past: Past) -> Option<MutexGuard<'_, Pages>> {
         let mut pages = self.pages.lock().expect("no holder of this lock panics");
-        if pages.erasures < erasures {
-            *pages = Pages { erasures, ..Pages::default() };
+        if pages.past.erasures < past.erasures || pages.past.oldest < past.oldest {
+            *pages = Pages { past, ..Pages::default() };
         }
-        Some(pages).filter(|pages| pages.erasures == erasures)
+        Some(pages).filter(|pages| pages.past == past)
     }
 
-    /// `erasures` is what is known now.
-    pub fn get(&self, epoch: &str, n: i64, format: Format, erasures: i64) -> Option<Arc<Reply>> {
-        let pages = self.pages(erasures)?;
+    /// `past` is what is known now.
+    pub fn get(&self, epoch: &str, n: i64, format: Format, past: Past) -> Option<Arc<Reply>> {
+        let pages = self.pages(past)?;
         pages.by_page.get(&(epoch.to_owned(), n, format.extension())).cloned()
     }
 
-    /// `erasures` was known before the page's entries were read.
-    pub fn put(&self, epoch: &str, n: i64, format: Format, page: Arc<Reply>, erasures: i64) {
+    /// `past` was known before the page's entries were read.
+    pub fn put(&self, epoch: &str, n: i64, format: Format, page: Arc<Reply>, past: Past) {
         let key = (epoch.to_owned(), n, format.extension());
-        let Some(mut guard) = self.pages(erasures) else { return };
+        let Some(mut guard) = self.pages(past) else { return };
         let pages = &mut *guard;
         pages.bytes += page.body_bytes();
         if let Some(same) = pages.by_page.insert(key.clone(), page) {

@@ -49,7 +49,7 @@ pub(super) struct Target {
 
 /// Delivers until `stop`, or until the receiver wants no more. Ends with everything that was answered written down.
 pub(super) async fn run(shared: Arc<Shared>, target: Target, stop: CancellationToken, stopping: CancellationToken) {
-    let (id, erasures) = (target.row.id.clone(), shared.journal.known_erasures());
+    let (id, erasures) = (target.row.id.clone(), shared.journal.known_past().erasures);
     let failing = match shared.journal.failing(&id).await {
         Ok(rows) => rows,
         Err(cause) => {
@@ -108,7 +108,7 @@ impl Dispatch {
         let mut look_at = Instant::now() + TIMER;
         // After an erasure what was read may hold what is gone: another dispatch reads it anew.
         let erasures = self.erasures;
-        let is_erased = |it: &Self| it.shared.journal.known_erasures() != erasures;
+        let is_erased = |it: &Self| it.shared.journal.known_past().erasures != erasures;
         while !stop.is_cancelled() && !self.lanes.is_disabled() && !is_erased(self) {
             self.start_calls();
             self.start_reading(Duration::ZERO);
@@ -329,7 +329,7 @@ async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<
 }
 
 /// A filter for the events of a key; an id that ends with `*` makes it let more through.
-fn aggregate_of(key: &str) -> Filter {
+pub(super) fn aggregate_of(key: &str) -> Filter {
     let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let (aggregate_type, aggregate_id) = key.split_once('/').unwrap_or((key, ""));
     Filter {

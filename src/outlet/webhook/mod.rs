@@ -16,6 +16,7 @@ mod definition;
 mod deliveries;
 mod dispatch;
 mod lanes;
+mod missed;
 mod rest;
 mod seal;
 pub mod signature;
@@ -277,7 +278,7 @@ mod tests {
     async fn a_key_is_made_once_and_neither_its_loss_nor_another_one_goes_unnoticed() {
         let dir = tempfile::tempdir().expect("a directory");
         let url = format!("sqlite://{}", dir.path().join("journal.db").display());
-        let config = journal::Config { url: url.clone() };
+        let config = journal::Config { url: url.clone(), ..journal::Config::default() };
         let journal = Journal::open(&config, &Clock::system(), &Tasks::default()).await.expect("a journal");
         let (none, file) = (Config::default(), dir.path().join("postern.key"));
         assert!(matches!(find_key(&none, "postgres://db/x", &journal).await, Err(Error::NoKey)));

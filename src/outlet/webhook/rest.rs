@@ -237,19 +237,20 @@ fn first_status(shared: &Shared, url: &Url) -> (Status, Option<String>) {
 /// The position after which a new webhook starts.
 async fn start(shared: &Shared, selection: &Selection, from: &From) -> Result<i64, Problem> {
     let unusable = |detail: String| Problem::new(Kind::Unprocessable, format!("`from`: {detail}"));
+    let found = |position| match position {
+        Err(cause @ (Error::Malformed { .. } | Error::UnknownPosition { .. } | Error::Expired { .. })) => {
+            Err(unusable(cause.to_string()))
+        }
+        position => Ok(position?),
+    };
     match from {
         From::Now => Ok(shared.journal.head().await?.position),
         From::Beginning => Ok(shared.journal.head().await?.oldest - 1),
-        From::After(text) => match shared.journal.locate(selection, text).await {
-            Err(cause @ (Error::Malformed { .. } | Error::UnknownPosition { .. } | Error::Expired { .. })) => {
-                Err(unusable(cause.to_string()))
-            }
-            position => Ok(position?),
-        },
+        From::After(text) => found(shared.journal.locate(selection, text).await),
         From::Since(text) => {
             let time = Micros::parse_rfc3339(text)
                 .ok_or_else(|| unusable(format!("`{text}` is no time such as 2026-01-01T00:00:00Z")))?;
-            Ok(shared.journal.before_time(time).await?)
+            found(shared.journal.before_time(time).await)
         }
     }
 }

@@ -97,7 +97,7 @@ fn rows() -> Vec<Row> {
 async fn pump(config: Config) -> (Probe<Table>, std::path::PathBuf) {
     let (clock, tasks) = (Clock::system(), Tasks::default());
     let path = std::env::temp_dir().join(format!("postern-pump-{}.db", random_hex(6)));
-    let kept = journal::Config { url: format!("sqlite://{}", path.display()) };
+    let kept = journal::Config { url: format!("sqlite://{}", path.display()), ..journal::Config::default() };
     let journal = Journal::open(&kept, &clock, &tasks).await.expect("a journal");
     assert_eq!(config.engine(), Some(Engine::Sqlite));
     let catalogue = Arc::new(Catalogue::default());

@@ -34,6 +34,8 @@ pub struct Gateway {
     address: std::net::SocketAddr,
     client: reqwest::Client,
     config: String,
+    /// More keys of `[journal]`.
+    pub journal_keys: &'static str,
     pub journal_url: String,
     pub dir: tempfile::TempDir,
     _database: Option<Database>,
@@ -62,6 +64,7 @@ impl Gateway {
             address: ([127, 0, 0, 1], 0).into(),
             client: client.build().unwrap(),
             config: config.to_owned(),
+            journal_keys: "",
             journal_url,
             dir,
             _database: database,
@@ -71,7 +74,7 @@ impl Gateway {
     }
 
     async fn open(&mut self) {
-        let journal = format!("[journal]\nurl = {:?}\n", self.journal_url);
+        let journal = format!("[journal]\nurl = {:?}\n{}", self.journal_url, self.journal_keys);
         let key = "q83vEjRWeJC6mP3VbQ7mR1Yk0n8qk0u9cZ3vQ2lH0fE=";
         let webhooks = format!("[webhooks]\nallow = [\"127.0.0.1\"]\nsealing_key = \"{key}\"\n");
         let webhooks = if self.config.contains("[webhooks]") { String::new() } else { webhooks };

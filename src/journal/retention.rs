@@ -1,0 +1,130 @@
+//! Retention: entries that are older than they are kept for go, the oldest first, and their positions with them.
+
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use tracing::{info, warn};
+
+use super::append::{Appended, Arrival, Known, Placed};
+use super::db::{Conn, execute};
+use super::writer::{HeadRow, Write};
+use super::{Error, Journal, inbox, types};
+use crate::event::{Event, Micros};
+use crate::filter::OWN_SOURCE;
+use crate::runtime::{Clock, Tasks, parse_duration};
+
+/// Entries that go in one transaction: others who write wait for it.
+const ENTRIES_AT_ONCE: i64 = 2_000;
+/// How often it is looked for what is too old, at least and at most.
+const LOOK_EVERY: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+
+/// What a webhook did not get before it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    pub webhook: String,
+    pub from: i64,
+    pub to: i64,
+    pub count: i64,
+}
+
+/// Entries up to a position that go.
+pub(super) struct Purge {
+    pub(super) through: i64,
+    pub(super) missed: Vec<Missed>,
+}
+
+/// `"forever"`, or for how long entries are kept.
+pub(super) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "forever" {
+        return Ok(None);
+    }
+    let kept = parse_duration(&text).filter(|kept| *kept >= Duration::from_secs(1));
+    kept.map(Some).ok_or_else(|| D::Error::custom(format!("`{text}`: give \"forever\", or a duration such as \"90d\"")))
+}
+
+impl Journal {
+    /// Lets go what was recorded longer ago than it is kept for, until the gateway stops. `missed` tells what webhooks
+    /// have not got of the entries up to a position; that is journaled with the first of them that goes.
+    pub async fn keep<F: Future<Output = Result<Vec<Missed>, Error>> + Send>(
+        self,
+        kept: Duration,
+        clock: Clock,
+        tasks: Tasks,
+        missed: impl Fn(i64) -> F + Send,
+    ) {
+        let stopping = tasks.stopping();
+        let wait = (kept / 50).clamp(*LOOK_EVERY.start(), *LOOK_EVERY.end());
+        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+        loop {
+            let before = Micros(clock.now_micros().saturating_sub(kept));
+            if let Err(cause) = self.purge(before, &missed).await {
+                warn!(%cause, "can't purge what is older than it is kept for, will try again: {cause}");
+            }
+            if tokio::time::timeout(wait, stopping.cancelled()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn purge<F: Future<Output = Result<Vec<Missed>, Error>>>(
+        &self,
+        before: Micros,
+        missed: impl Fn(i64) -> F,
+    ) -> Result<(), Error> {
+        let (head, last) = (self.head().await?, self.last_recorded_before(before).await?);
+        if last < head.oldest {
+            return Ok(());
+        }
+        let (mut missed, mut from) = (missed(last).await?, head.oldest);
+        while from <= last {
+            let through = last.min(from + ENTRIES_AT_ONCE - 1);
+            let purge = Purge { through, missed: std::mem::take(&mut missed) };
+            self.inner.writer.write(Write::Purge(purge)).await?;
+            from = through + 1;
+        }
+        info!(from = head.oldest, to = last, "purged positions {} to {last}, as `journal.retention` says", head.oldest);
+        Ok(())
+    }
+}
+
+/// Runs in the writer's transaction, under the head's lock.
+pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) -> Result<Appended, Error> {
+    let mut appended = Appended::default();
+    let records: Vec<Arrival> = purge.missed.iter().map(|missed| record(missed, head.now)).collect();
+    let known = Known { identity: 0, content: 0 };
+    let place = |arrival| Placed { arrival, head: head.advance(Micros(head.now)), known };
+    let placed: Vec<Placed<'_>> = records.iter().map(place).collect();
+    inbox::insert(conn, &placed).await?;
+    types::count(conn, &placed).await?;
+    if let Some(first) = placed.first() {
+        appended = Appended { journaled: placed.len() as u64, first: Some(first.head.position), ..appended };
+    }
+    let through = purge.through;
+    execute!(conn, "delete from entries where position <= $1", through);
+    execute!(conn, "delete from attempts where position <= $1", through);
+    execute!(conn, "delete from deliveries where position <= $1 and status <> 'failing'", through);
+    // Its key stays parked until its turn, which goes on with what is left.
+    execute!(conn, "update deliveries set body = null where position <= $1 and body is not null", through);
+    head.oldest = head.oldest.max(through + 1);
+    Ok(appended)
+}
+
+fn record(missed: &Missed, now: i64) -> Arrival {
+    let Missed { webhook, from, to, count } = missed;
+    let data = serde_json::json!({ "webhook": webhook, "from": from, "to": to, "count": count });
+    let event = Event {
+        id: uuid::Uuid::now_v7().to_string(),
+        source: OWN_SOURCE.to_owned(),
+        r#type: "postern.webhook.missed".to_owned(),
+        aggregate_type: "Webhook".to_owned(),
+        aggregate_id: webhook.clone(),
+        aggregate_version: None,
+        occurred_at: Micros(now),
+        data: data.to_string(),
+        metadata: None,
+    };
+    let summary = format!("webhook {webhook} has not got {count} events that were purged, positions {from} to {to}");
+    Arrival { event, sequence: None, summary, mismatch: None, late: false }
+}
