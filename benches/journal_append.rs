@@ -54,7 +54,7 @@ async fn postgres() -> anyhow::Result<Comparison> {
 
 /// Makes the tables, too.
 async fn open(url: &str) -> anyhow::Result<Journal> {
-    Ok(Journal::open(&Config { url: url.to_owned() }, &Clock::system(), &Tasks::default()).await?)
+    Ok(Journal::open(&Config { url: url.to_owned(), ..Config::default() }, &Clock::system(), &Tasks::default()).await?)
 }
 
 /// In turns, so that both tables have the same size; the first turn only warms up.

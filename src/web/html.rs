@@ -10,13 +10,18 @@ pre{background:#f4f6f9;padding:1rem;overflow:auto}a{color:#0b5cad}";
 
 /// A page. `body` is HTML already; `title` is text.
 pub fn page(title: &str, body: &str) -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::VARY, "accept")];
+    (headers, document(title, body)).into_response()
+}
+
+/// The text of a page.
+pub fn document(title: &str, body: &str) -> String {
     let title = escape(title);
-    let html = format!(
+    format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><link rel=\"stylesheet\" href=\"/style.css\"></head>\n\
          <body><h1>{title}</h1>\n{body}\n</body></html>\n"
-    );
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::VARY, "accept")], html).into_response()
+    )
 }
 
 /// `GET /style.css`.

@@ -39,6 +39,35 @@ fn range(text: &str) -> (&str, f32) {
     (range, quality.and_then(|q| q.parse().ok()).unwrap_or(1.0))
 }
 
+/// How a body may be compressed, the better one first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Brotli,
+    Gzip,
+}
+
+impl Encoding {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Brotli => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+/// The encoding that the client likes best (RFC 9110 section 12.5.3); nothing if it names none of ours.
+pub fn encoding(headers: &HeaderMap) -> Option<Encoding> {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let liked: Vec<(&str, f32)> = values.flat_map(|value| value.split(',')).map(range).collect();
+    let quality = |encoding: Encoding| {
+        let named = liked.iter().find(|(name, _)| name.eq_ignore_ascii_case(encoding.name()));
+        named.or(liked.iter().find(|(name, _)| *name == "*")).map_or(0.0, |(_, quality)| *quality)
+    };
+    let (brotli, gzip) = (quality(Encoding::Brotli), quality(Encoding::Gzip));
+    let best = if gzip > brotli { Encoding::Gzip } else { Encoding::Brotli };
+    (brotli.max(gzip) > 0.0).then_some(best)
+}
+
 /// The domain command that a request is, by its header `Command`.
 pub fn command(headers: &HeaderMap) -> Option<&str> {
     headers.get(&COMMAND).map(|value| value.to_str().unwrap_or_default())
@@ -89,6 +118,21 @@ mod tests {
         ] {
             assert_eq!(accept(&headers(header::ACCEPT, value), &offered), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn a_client_names_the_encodings_that_it_reads() {
+        for (value, expected) in [
+            ("gzip, deflate, br", Some(Encoding::Brotli)),
+            ("gzip;q=1.0, br;q=0.5", Some(Encoding::Gzip)),
+            ("GZIP", Some(Encoding::Gzip)),
+            ("br;q=0, *", Some(Encoding::Gzip)),
+            ("identity", None),
+            ("gzip;q=0", None),
+        ] {
+            assert_eq!(encoding(&headers(header::ACCEPT_ENCODING, value)), expected, "{value}");
+        }
+        assert_eq!(encoding(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -103,6 +103,29 @@ async fn a_sealed_page_is_immutable_and_the_same_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_feed_that_is_new_to_a_long_journal_is_served_while_its_pages_are_cut() {
+    let mut gateway = Gateway::start().await;
+    for batch in 0..25 {
+        gateway.append(events(batch * 1_000 + 1..=batch * 1_000 + 1_000)).await;
+    }
+    gateway.reconfigure("[[feed]]\nname = \"paid\"\nfilter = { types = [\"CheckedOut\"] }\n").await;
+    let head = fetch(&gateway, "/feeds/paid.atom").await;
+    assert_eq!(ids(&head)[0], format!("urn:uuid:{}", event(25_000).id));
+    assert!(
+        link(&head, "first").is_some() && link(&head, "prev-archive").is_none(),
+        "where pages begin is not known yet"
+    );
+    assert_eq!(fetch(&gateway, "/feeds/paid.atom?after=20000").await.entries().len(), 100);
+    let whole = wait_for("the pages to be cut", || async {
+        let head = fetch(&gateway, "/feeds/paid.atom").await;
+        link(&head, "prev-archive").is_some().then_some(head)
+    })
+    .await;
+    assert_eq!(whole.entries().len(), 50, "the rest is on the pages");
+    assert_eq!(head_and_archives(&gateway, "paid").await.len(), 5_000);
+}
+
+#[tokio::test]
 async fn the_open_page_grows_and_then_seals_at_the_same_url() {
     let gateway = Gateway::start_with(Engine::Sqlite, SMALL).await;
     gateway.append(events(1..=12)).await;

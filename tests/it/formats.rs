@@ -126,11 +126,92 @@ async fn numbered_pages_are_there_in_each_format_without_data() {
 }
 
 #[tokio::test]
+async fn a_person_reads_a_feed_and_finds_the_way() {
+    let gateway = gateway(25).await;
+    let nasty = postern::event::Event { r#type: "<script>alert(1)</script>".to_owned(), ..event(26) };
+    gateway.append(vec![nasty]).await;
+    let page = gateway.client().get(gateway.url("/feeds/all")).header("accept", "text/html").send().await.unwrap();
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    let html = page.text().await.unwrap();
+    assert!(!html.contains("<script>") && html.contains("&lt;script&gt;alert(1)"));
+    assert_eq!(html.matches("/events/").count(), 26);
+    let older = html.split("<a href=\"").find(|link| link.contains(">older<")).unwrap().split('"').next().unwrap();
+    let older = gateway.get_text(older.strip_prefix(&gateway.url("")).unwrap()).await;
+    assert!(older.contains(&event(20).id) && older.contains(">newer<"));
+}
+
+#[tokio::test]
+async fn the_list_is_a_service_document_too() {
+    let gateway = gateway(1).await;
+    let ask =
+        async |accept: &str| gateway.client().get(gateway.url("/feeds")).header("accept", accept).send().await.unwrap();
+    let service = ask("application/atomsvc+xml").await;
+    assert_eq!(service.headers()["content-type"], "application/atomsvc+xml");
+    let (service, collection) = (service.text().await.unwrap(), gateway.url("/feeds/all.atom"));
+    assert!(service.contains(&format!("<collection href=\"{collection}\">")), "{service}");
+    assert!(ask("text/html").await.text().await.unwrap().contains("/feeds/all.rss"));
+    assert_eq!(ask("image/png").await.status(), 406);
+}
+
+#[tokio::test]
+async fn one_event_is_a_cloudevent_and_an_entry_too() {
+    let gateway = gateway(3).await;
+    let path = format!("/events/{}", event(2).id);
+    let ask =
+        async |accept: &str| gateway.client().get(gateway.url(&path)).header("accept", accept).send().await.unwrap();
+    let cloud = ask("application/cloudevents+json").await;
+    assert_eq!(cloud.headers()["content-type"], "application/cloudevents+json");
+    let batch = json(gateway.get("/feeds/all.cloudevents").await).await;
+    assert_eq!(json(cloud).await, batch[1]);
+    let entry = ask("application/atom+xml").await;
+    assert_eq!(entry.headers()["content-type"], "application/atom+xml; type=entry; charset=utf-8");
+    let text = entry.text().await.unwrap();
+    let entry = text.split_once("<entry").unwrap().1;
+    let feed: atom_syndication::Feed =
+        format!("<feed xmlns=\"http://www.w3.org/2005/Atom\"><entry{entry}</feed>").parse().unwrap();
+    assert_eq!(feed.entries()[0].id(), format!("urn:uuid:{}", event(2).id));
+    assert_eq!(feed.entries()[0].authors().len(), 1, "an entry without a feed names its author");
+}
+
+#[tokio::test]
+async fn documents_come_compressed_as_the_client_likes() {
+    let gateway = gateway(25).await;
+    let epoch = json(gateway.get("/feeds").await).await["feeds"][0]["epoch"].as_str().unwrap().to_owned();
+    for path in
+        [format!("/feeds/all/{epoch}/1.atom"), "/feeds/all.json".to_owned(), "/feeds/all.rss?after=0".to_owned()]
+    {
+        let plain = gateway.get(&path).await;
+        assert!(
+            !plain.headers().contains_key("content-encoding")
+                && plain.headers()["vary"].to_str().unwrap().contains("accept-encoding")
+        );
+        let (etag, plain) = (plain.headers()["etag"].clone(), plain.bytes().await.unwrap());
+        for encoding in ["br", "gzip"] {
+            let answer =
+                gateway.client().get(gateway.url(&path)).header("accept-encoding", encoding).send().await.unwrap();
+            assert_eq!(answer.headers()["content-encoding"], encoding);
+            assert_eq!(answer.headers()["etag"], etag);
+            let (body, mut read) = (answer.bytes().await.unwrap(), Vec::new());
+            match encoding {
+                "br" => brotli::BrotliDecompress(&mut &body[..], &mut read).unwrap(),
+                _ => drop(std::io::copy(&mut flate2::read::GzDecoder::new(&body[..]), &mut read).unwrap()),
+            }
+            assert!(
+                read == plain && body.len() * 4 < plain.len(),
+                "{path} {encoding}: {} of {}",
+                body.len(),
+                plain.len()
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_format_is_negotiated() {
     let gateway = gateway(1).await;
     for (accept, expected) in [
         ("*/*", "atom"),
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "atom"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "html"),
         ("application/rss+xml", "rss"),
         ("application/json", "json"),
         ("application/feed+json", "json"),
@@ -144,7 +225,7 @@ async fn the_format_is_negotiated() {
     let none = gateway.client().get(gateway.url("/feeds/all")).header("accept", "image/png").send().await.unwrap();
     assert_eq!(none.status(), 406);
     let listed = json(gateway.get("/feeds").await).await;
-    assert_eq!(listed["feeds"][0]["formats"], serde_json::json!(["atom", "rss", "json", "cloudevents"]));
+    assert_eq!(listed["feeds"][0]["formats"], serde_json::json!(["atom", "rss", "json", "cloudevents", "html"]));
 }
 
 /// Reads a stream up to so many events with data: their ids, and all of its text.

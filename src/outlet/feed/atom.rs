@@ -39,21 +39,35 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
         xml.push_str("\"/>\n");
     }
     for entry in document.entries {
+        if let Some(at) = entry.erased_at {
+            push_tombstone(&mut xml, names, (&entry.event.source, &entry.event.id), at);
+            continue;
+        }
+        if let Some(erased) = &entry.erases {
+            push_tombstone(&mut xml, names, (&entry.event.source, erased), entry.recorded_at);
+        }
+        xml.push_str("<entry>\n");
         push_entry(&mut xml, names, entry);
     }
     xml.push_str("</feed>\n");
     xml
 }
 
+/// A document of one entry (RFC 4287 section 2). Outside of a feed it says itself who wrote it.
+pub fn entry(names: &Names, entry: &Entry) -> String {
+    let mut xml = String::from(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<entry xmlns=\"http://www.w3.org/2005/Atom\">\n<author><name>",
+    );
+    push_text(&mut xml, &names.authority);
+    xml.push_str("</name></author>\n");
+    push_entry(&mut xml, names, entry);
+    xml
+}
+
+/// What stands behind its start tag, and its end.
 fn push_entry(xml: &mut String, names: &Names, entry: &Entry) {
     let event = &entry.event;
-    if let Some(at) = entry.erased_at {
-        return push_tombstone(xml, names, (&event.source, &event.id), at);
-    }
-    if let Some(erased) = &entry.erases {
-        push_tombstone(xml, names, (&event.source, erased), entry.recorded_at);
-    }
-    xml.push_str("<entry>\n<id>");
+    xml.push_str("<id>");
     push_text(xml, &atom_id(&names.authority, names.year, &event.source, &event.id));
     xml.push_str("</id>\n<title>");
     push_text(xml, &event.r#type);

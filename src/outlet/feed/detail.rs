@@ -1,4 +1,4 @@
-//! `GET /events/{id}`: one event whole, as JSON or for people.
+//! `GET /events/{id}`: one event whole, as JSON, as a CloudEvent, for people; or its entry of a feed.
 
 use std::sync::Arc;
 
@@ -7,14 +7,16 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Feeds;
-use crate::event::{Entry, EventJson, event_id_of_atom_id};
+use super::{Feeds, atom};
+use crate::event::{CloudEvent, Entry, EventJson, event_id_of_atom_id};
 use crate::journal::Payload;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{html, negotiate};
 
 const JSON: &str = "application/json";
+const CLOUD_EVENT: &str = "application/cloudevents+json";
+const ATOM: &str = "application/atom+xml";
 const HTML: &str = "text/html";
 
 pub(super) async fn event(
@@ -30,20 +32,26 @@ pub(super) async fn event(
         let detail = format!("event `{}` was erased at {}", entry.event.id, at.to_text());
         return Err(Problem::new(Kind::Gone, detail));
     }
-    match negotiate::accept(&headers, &[JSON, HTML]) {
-        Some(HTML) => Ok(page(&feeds, &entry)),
-        Some(_) => {
-            let json = EventJson { journal_id: journal.id(), entry: &entry };
-            let body = serde_json::to_string(&json).map_err(|cause| {
-                tracing::error!(event.id = %entry.event.id, %cause, "journaled data is not JSON");
-                Problem::new(Kind::Internal, "this event's data can't be shown")
-            })?;
-            let scope = if feeds.inner.public { "public, no-cache" } else { "private, no-cache" };
-            let headers = [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, scope), (header::VARY, "accept")];
-            Ok((headers, body).into_response())
+    let names = &feeds.inner.names;
+    let (media_type, body) = match negotiate::accept(&headers, &[JSON, HTML, CLOUD_EVENT, ATOM]) {
+        Some(HTML) => return Ok(page(&feeds, &entry)),
+        Some(ATOM) => ("application/atom+xml; type=entry; charset=utf-8", Ok(atom::entry(names, &entry))),
+        Some(CLOUD_EVENT) => {
+            (CLOUD_EVENT, serde_json::to_string(&CloudEvent { public_url: &names.public_url, entry: &entry }))
         }
-        None => Err(Problem::new(Kind::NotAcceptable, "events are served as application/json and text/html")),
-    }
+        Some(_) => (JSON, serde_json::to_string(&EventJson { journal_id: journal.id(), entry: &entry })),
+        None => {
+            let detail = format!("events are served as {JSON}, {HTML}, {CLOUD_EVENT} and {ATOM}");
+            return Err(Problem::new(Kind::NotAcceptable, detail));
+        }
+    };
+    let body = body.map_err(|cause| {
+        tracing::error!(event.id = %entry.event.id, %cause, "journaled data is not JSON");
+        Problem::new(Kind::Internal, "this event's data can't be shown")
+    })?;
+    let scope = if feeds.inner.public { "public, no-cache" } else { "private, no-cache" };
+    let headers = [(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, scope), (header::VARY, "accept")];
+    Ok((headers, body).into_response())
 }
 
 /// The event with this id or Atom id; one that the client may not see is unknown to it.

@@ -1,17 +1,13 @@
-//! The documents of a feed: its head, its numbered pages, and continuations after an event or a time.
+//! The documents of a feed that have addresses of their own: its head and its numbered pages. And what all documents share.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::format::{Document, Format, RENDERING_VERSION};
-use super::query::{From, Query};
+use super::query::Query;
 use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
@@ -23,10 +19,6 @@ use crate::web::problem::{Kind, Problem};
 
 /// The head holds at least so many entries, so that naive readers that come rarely see them all.
 const HEAD_ENTRIES_MIN: usize = 50;
-/// Continuations that are remembered for others who waited for the same.
-const REMEMBERED: usize = 16;
-/// A wait looks again so often although no bell rang: another process may have appended.
-pub(super) const WAIT_LOOK: Duration = Duration::from_secs(2);
 
 /// The newest entries, newest first: all after the last sealed page, and at least 50.
 pub(super) async fn head(
@@ -44,7 +36,7 @@ pub(super) async fn head(
     if let Some(known) = known.filter(is_enough) {
         return Ok(known.to_response(headers));
     }
-    let (state, head, border) = up_to_date(feeds, feed, client).await?;
+    let (state, head, (border, is_complete)) = borders(feeds, feed, client).await?;
     if let Some(known) = state.head_at(head.position, query.format).filter(|_| is_plain) {
         return Ok(known.to_response(headers));
     }
@@ -54,20 +46,23 @@ pub(super) async fn head(
     let mut read = feeds.inner.journal.read(&selection, range, limit, query.payload()).await?;
     let mut links = vec![("self", head_url(feeds, feed, query)), ("current", head_url(feeds, feed, query))];
     match border {
-        // Pages hold other events, too: the older ones follow from the beginning.
-        _ if query.is_filtered() => links.push(("first", after_url(feeds, feed, 0, query))),
+        // Pages hold other events, too, or are being cut: the older ones follow from the beginning.
+        _ if query.is_filtered() || !is_complete => {
+            links.push(("first", after_url(feeds, feed, head.oldest - 1, query)));
+        }
         Some(border) if query.has_pages() => {
             links.push(("prev-archive", page_url(feeds, &state, border.n, query.format)))
         }
         _ => {}
     }
-    if !query.is_filtered() {
+    if !query.is_filtered() && is_complete {
         let sealed = border.map_or(0, |border| border.last);
         let unsealed = read.entries.partition_point(|entry| entry.position > sealed);
         read.entries.truncate(unsealed.max(HEAD_ENTRIES_MIN));
     }
     let newest = read.entries.first();
-    let place = format!("{}{}", newest.map_or(0, |entry| entry.position), mark(query));
+    let cut = if is_complete { "" } else { "u" };
+    let place = format!("{}{cut}{}", newest.map_or(0, |entry| entry.position), mark(query));
     let about = About {
         format: query.format,
         etag: etag(feeds, &state, &place, query.format),
@@ -80,7 +75,7 @@ pub(super) async fn head(
     };
     let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
     let reply = Arc::new(Reply::new(about, body));
-    if is_plain {
+    if is_plain && is_complete {
         state.keep_head(head.position, query.format, Arc::clone(&reply));
     }
     Ok(reply.to_response(headers))
@@ -102,8 +97,12 @@ pub(super) async fn page(
     if let Some(page) = feeds.inner.pages.get(epoch, n, format, past) {
         return Ok(page.to_response(headers));
     }
-    let (state, head, last) = up_to_date(feeds, feed, client).await?;
+    let (state, head, (last, is_complete)) = borders(feeds, feed, client).await?;
     let open = last.map_or(1, |border| border.n + 1);
+    if n >= open && !is_complete {
+        let problem = Problem::new(Kind::Unavailable, "the pages of this feed are being cut; try again in a second");
+        return Err(problem.with_header(header::RETRY_AFTER, "1"));
+    }
     if n == open {
         return open_page(feeds, &state, headers, (&head, last), format).await;
     }
@@ -189,161 +188,18 @@ async fn other_epoch(
     Ok(Problem::new(Kind::Gone, detail).with_header(header::LINK, &format!("<{next}>; rel=\"next\"")))
 }
 
-/// The entries after an event or a time, oldest first, up to the next page border; where there are none, those that come
-/// while the client is willing to wait.
-pub(super) async fn continuation(
+pub(super) async fn borders(
     feeds: &Feeds,
     feed: &FeedConfig,
     client: &Client,
-    headers: &HeaderMap,
-    (query, from): (&Query, &From),
-) -> Result<Response, Problem> {
-    let (started, mut bell) = (Instant::now(), feeds.inner.journal.bell());
-    let after = start(feeds, client, from).await?;
-    let (mut examined, mut turn) = (after, None);
-    loop {
-        let (state, head, last) = up_to_date(feeds, feed, client).await?;
-        let asked = Asked { feeds, state: &state, query, after, examined };
-        let found = match turn {
-            // Whoever waited for the same gets the same: it is read once.
-            Some(_) => asked.remembered(&head, last).await?,
-            None => asked.read(&head, last).await?,
-        };
-        drop(turn);
-        let left = query.wait.map_or(Duration::ZERO, |wait| wait.saturating_sub(started.elapsed()));
-        if !found.is_empty || left.is_zero() || feeds.inner.stopping.is_cancelled() {
-            let mut response = found.reply.to_response(headers);
-            if found.is_empty && query.wait.is_some() {
-                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            }
-            return Ok(response);
-        }
-        examined = found.covered;
-        tokio::select! {
-            () = bell.rung(left.min(WAIT_LOOK)) => {}
-            () = feeds.inner.stopping.cancelled() => {}
-        }
-        turn = Some(feeds.inner.turns.lock().await);
-    }
-}
-
-/// The position after which somebody wants to read.
-pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result<i64, Problem> {
-    let journal = &feeds.inner.journal;
-    Ok(match from {
-        From::Oldest => journal.head().await?.oldest - 1,
-        From::After(text) => journal.locate(&client.visible, text).await?,
-        From::Since(time) => journal.before_time(*time).await?,
-        From::RecordedSince(time) => journal.before_recorded(*time).await?,
-    })
-}
-
-/// A continuation that is asked for.
-struct Asked<'a> {
-    feeds: &'a Feeds,
-    state: &'a ViewState,
-    query: &'a Query,
-    /// Where it starts.
-    after: i64,
-    /// Up to here nothing was found before.
-    examined: i64,
-}
-
-/// The continuations that were read last for those who waited.
-pub(super) type Latest = Mutex<VecDeque<(String, Continuation)>>;
-
-/// What is there for it.
-#[derive(Clone)]
-pub(super) struct Continuation {
-    reply: Arc<Reply>,
-    is_empty: bool,
-    covered: i64,
-}
-
-impl Asked<'_> {
-    async fn remembered(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
-        let Self { feeds, state, query, after, examined } = self;
-        let (epoch, extension) = (&state.view.epoch, query.format.extension());
-        let key = format!("{epoch}.{extension}?{after}-{examined}{}@{}", query.parameters(), head.position);
-        let mut latest = feeds.inner.latest.lock().await;
-        if let Some(found) = latest.iter().find(|(known, _)| *known == key) {
-            return Ok(found.1.clone());
-        }
-        let found = self.read(head, last).await?;
-        if latest.len() >= REMEMBERED {
-            latest.pop_front();
-        }
-        latest.push_back((key, found.clone()));
-        Ok(found)
-    }
-
-    async fn read(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
-        let Self { feeds, state, query, after, examined } = self;
-        let (journal, feed) = (&feeds.inner.journal, &state.feed);
-        let limit = query.limit.unwrap_or(feed.page_size);
-        let sealed = last.map_or(0, |border| border.last);
-        let border = match *examined < sealed && !query.is_filtered() {
-            true => journal.page_after(&state.view.epoch, *examined).await?,
-            false => None,
-        };
-        let through = border.map_or(head.position, |border| border.last);
-        let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
-        let selection = state.selection.and(&query.filter);
-        let read = journal.read(&selection, range, limit, query.payload()).await?;
-        // The shared page is linked once it has entries: before that, this answer may still change.
-        let shared = match border.filter(|_| query.has_pages()) {
-            Some(border)
-                if !read.more && (border.last < sealed || has_entries(feeds, state, border.last, head).await?) =>
-            {
-                Some(page_url(feeds, state, border.n + 1, query.format))
-            }
-            _ => None,
-        };
-        let immutable = read.more || shared.is_some() || (border.is_some() && !query.has_pages());
-        let next = shared.unwrap_or_else(|| after_url(feeds, feed, read.covered, query));
-        let own = after_url(feeds, feed, *after, query);
-        let links = [("self", own), ("current", head_url(feeds, feed, query)), ("next", next)];
-        let newest = read.entries.last();
-        let open = if immutable { "" } else { "o" };
-        let place = format!("{after}-{}-{limit}{open}{}{}", read.covered, mark(query), erased(&read.entries));
-        let about = About {
-            format: query.format,
-            // Its link changes once the next page has entries.
-            etag: etag(feeds, state, &place, query.format),
-            immutable: immutable.then_some(feed.max_age),
-            public: feeds.inner.public,
-            last_modified: last_modified(feeds, newest),
-            position: read.covered,
-            head: (!immutable).then_some(head.position),
-            links: &links,
-        };
-        let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
-        let reply = Arc::new(Reply::new(about, body));
-        Ok(Continuation { reply, is_empty: read.entries.is_empty(), covered: read.covered })
-    }
-}
-
-async fn has_entries(feeds: &Feeds, state: &ViewState, after: i64, head: &Head) -> Result<bool, Problem> {
-    let range = Range { after, through: Some(head.position), order: Order::Ascending };
-    let read = feeds.inner.journal.read(&state.selection, range, 1, Payload::Without).await?;
-    Ok(!read.entries.is_empty())
-}
-
-async fn up_to_date(
-    feeds: &Feeds,
-    feed: &FeedConfig,
-    client: &Client,
-) -> Result<(Arc<ViewState>, Head, Option<Border>), Problem> {
+) -> Result<(Arc<ViewState>, Head, (Option<Border>, bool)), Problem> {
     let state = feeds.view(feed, &client.visible);
     let head = feeds.inner.journal.head().await?;
-    match state.last_border(&feeds.inner.journal, &head).await? {
-        Some(border) => Ok((state, head, border)),
-        None => Err(Problem::new(Kind::Unavailable, "the pages of this feed are being cut; try again in a second")
-            .with_header(header::RETRY_AFTER, "1")),
-    }
+    let known = state.last_border(&feeds.inner.journal, &head).await?;
+    Ok((state, head, known))
 }
 
-fn render(
+pub(super) fn render(
     feeds: &Feeds,
     feed: &FeedConfig,
     newest: Option<&Entry>,
@@ -357,12 +213,12 @@ fn render(
     query.format.render(&feeds.inner.names, &document)
 }
 
-fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> Micros {
+pub(super) fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> Micros {
     newest.map_or(feeds.inner.journal.created_at(), |entry| entry.recorded_at)
 }
 
 /// Weak, and the same on every process with this configuration: (epoch, place, what the rendering depends on).
-fn etag(feeds: &Feeds, state: &ViewState, place: &str, format: Format) -> String {
+pub(super) fn etag(feeds: &Feeds, state: &ViewState, place: &str, format: Format) -> String {
     let names = &feeds.inner.names;
     let title = state.feed.title();
     let rendering = format!(
@@ -376,7 +232,7 @@ fn etag(feeds: &Feeds, state: &ViewState, place: &str, format: Format) -> String
 }
 
 /// Only erasures change what stands at a place: how many there were.
-fn erased(entries: &[Entry]) -> String {
+pub(super) fn erased(entries: &[Entry]) -> String {
     match entries.iter().filter(|entry| entry.erased_at.is_some()).count() {
         0 => String::new(),
         count => format!("-e{count}"),
@@ -393,7 +249,7 @@ fn sealed_links(feeds: &Feeds, state: &ViewState, n: i64, format: Format) -> Vec
     links
 }
 
-fn head_url(feeds: &Feeds, feed: &FeedConfig, query: &Query) -> String {
+pub(super) fn head_url(feeds: &Feeds, feed: &FeedConfig, query: &Query) -> String {
     let parameters = query.filter_parameters();
     let mark = if parameters.is_empty() { "" } else { "?" };
     format!("{}{mark}{}", feed_url(feeds, feed, query.format), parameters.trim_start_matches('&'))
@@ -404,7 +260,7 @@ fn feed_url(feeds: &Feeds, feed: &FeedConfig, format: Format) -> String {
 }
 
 /// Tells documents of different filters apart, and those with data from those without.
-fn mark(query: &Query) -> String {
+pub(super) fn mark(query: &Query) -> String {
     let embed = if query.embed { "-d" } else { "" };
     match query.filter_parameters() {
         none if none.is_empty() => embed.to_owned(),
@@ -412,12 +268,12 @@ fn mark(query: &Query) -> String {
     }
 }
 
-fn page_url(feeds: &Feeds, state: &ViewState, n: i64, format: Format) -> String {
+pub(super) fn page_url(feeds: &Feeds, state: &ViewState, n: i64, format: Format) -> String {
     let (public_url, feed, epoch) = (&feeds.inner.names.public_url, &state.feed.name, &state.view.epoch);
     format!("{public_url}/feeds/{feed}/{epoch}/{n}.{}", format.extension())
 }
 
-fn after_url(feeds: &Feeds, feed: &FeedConfig, position: i64, query: &Query) -> String {
+pub(super) fn after_url(feeds: &Feeds, feed: &FeedConfig, position: i64, query: &Query) -> String {
     let cursor = Cursor::new(feeds.inner.journal.id(), position);
     format!("{}?after={cursor}{}", feed_url(feeds, feed, query.format), query.parameters())
 }

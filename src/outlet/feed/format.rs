@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 
-use super::{atom, json, rss};
+use super::{atom, html, json, rss};
 use crate::event::{Entry, Micros};
 
 /// Changes with every change of the bytes that this folder makes of the same entries.
@@ -19,10 +19,12 @@ pub enum Format {
     Json,
     /// A batch of CloudEvents 1.0, as http-feeds.org has it.
     CloudEvents,
+    /// For people.
+    Html,
 }
 
 impl Format {
-    pub const ALL: [Self; 4] = [Self::Atom, Self::Rss, Self::Json, Self::CloudEvents];
+    pub const ALL: [Self; 5] = [Self::Atom, Self::Rss, Self::Json, Self::CloudEvents, Self::Html];
 
     /// What stands behind the dot of a URL.
     pub fn extension(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Format {
             Self::Rss => "rss",
             Self::Json => "json",
             Self::CloudEvents => "cloudevents",
+            Self::Html => "html",
         }
     }
 
@@ -41,6 +44,7 @@ impl Format {
             Self::Rss => "application/rss+xml",
             Self::Json => "application/feed+json",
             Self::CloudEvents => "application/cloudevents-batch+json",
+            Self::Html => "text/html",
         }
     }
 
@@ -50,6 +54,7 @@ impl Format {
             Self::Rss => "application/rss+xml; charset=utf-8",
             Self::Json => "application/feed+json; charset=utf-8",
             Self::CloudEvents => "application/cloudevents-batch+json; charset=utf-8",
+            Self::Html => "text/html; charset=utf-8",
         }
     }
 
@@ -59,12 +64,12 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.extension() == extension).map(|format| (name, format))
     }
 
-    /// What a client that names no format likes: media types with their format, the default first. A browser shows XML.
+    /// What a client that names no format likes: media types with their format, the default first.
     pub const OFFERED: [(&str, Self); 8] = [
         ("application/atom+xml", Self::Atom),
         ("application/xml", Self::Atom),
         ("text/xml", Self::Atom),
-        ("text/html", Self::Atom),
+        ("text/html", Self::Html),
         ("application/rss+xml", Self::Rss),
         ("application/feed+json", Self::Json),
         ("application/json", Self::Json),
@@ -77,6 +82,7 @@ impl Format {
             Self::Rss => rss::render(names, document),
             Self::Json => json::feed(names, document),
             Self::CloudEvents => json::cloud_events(names, document),
+            Self::Html => html::render(names, document),
         }
         .into()
     }

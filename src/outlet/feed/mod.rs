@@ -2,11 +2,14 @@
 //! different visibility see, and where pages end: `view`; single events: `detail`.
 
 mod atom;
+mod continuation;
 mod detail;
 mod documents;
 mod erasure;
 mod format;
+mod html;
 mod json;
+mod list;
 mod query;
 mod reply;
 mod rss;
@@ -16,27 +19,25 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Json};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::event::Cursor;
 use crate::filter::{Filter, Selection};
-use crate::journal::{Journal, Order, Payload, Range};
+use crate::journal::Journal;
 use crate::runtime::{Bell, Tasks, parse_duration};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
-use crate::web::{Site, html, negotiate};
-use documents::Latest;
+use crate::web::{Site, negotiate};
+use continuation::Latest;
 use erasure::Caches;
 use format::{Format, Names};
 use query::Query;
@@ -190,7 +191,7 @@ impl Feeds {
     /// `/feeds…` and `/events/{id}`.
     pub fn router(&self) -> Router {
         Router::new()
-            .route("/feeds", get(list))
+            .route("/feeds", get(list::feeds))
             .route("/feeds/{feed}", get(document))
             .route("/feeds/{feed}/stream", get(stream::events))
             .route("/feeds/{feed}/{epoch}/{page}", get(page))
@@ -216,7 +217,7 @@ impl Feeds {
 
     async fn seal(&self, state: &ViewState) -> Result<(), crate::journal::Error> {
         let head = self.inner.journal.head().await?;
-        while state.last_border(&self.inner.journal, &head).await?.is_none() {
+        while !state.seal(&self.inner.journal, &head).await?.1 {
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -242,54 +243,6 @@ async fn wait(bell: &mut Bell, stopping: &CancellationToken) -> bool {
     }
 }
 
-/// `GET /feeds`
-async fn list(
-    State(feeds): State<Feeds>,
-    Extension(client): Extension<Arc<Client>>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    client.must(&Scope::Read)?;
-    let journal = &feeds.inner.journal;
-    let mut items = Vec::new();
-    for feed in &feeds.inner.feeds {
-        let state = feeds.view(feed, &client.visible);
-        let range = Range { after: 0, through: None, order: Order::Descending };
-        let newest = journal.read(&state.selection, range, 1, Payload::Without).await?;
-        let head = newest.head;
-        items.push(json!({
-            "name": feed.name,
-            "title": feed.title(),
-            "url": format!("{}/feeds/{}.atom", feeds.inner.names.public_url, feed.name),
-            "formats": Format::ALL.map(Format::extension),
-            "pageSize": feed.page_size,
-            "epoch": state.view.epoch,
-            "head": Cursor::new(journal.id(), head.position).to_string(),
-            "oldest": Cursor::new(journal.id(), head.oldest - 1).to_string(),
-            "updated": newest.entries.first().map(|entry| entry.feed_time.to_millis_text()),
-        }));
-    }
-    if negotiate::accept(&headers, &["application/json", "text/html"]) == Some("text/html") {
-        let rows: Vec<String> = items
-            .iter()
-            .map(|item| {
-                let text = |key: &str| html::escape(item[key].as_str().unwrap_or_default());
-                format!(
-                    "<tr><td><a href=\"{}\">{}</a></td><td>{}</td></tr>",
-                    text("url"),
-                    text("title"),
-                    text("updated")
-                )
-            })
-            .collect();
-        return Ok(html::page(
-            "Feeds",
-            &format!("<table><tr><th>feed</th><th>updated</th></tr>{}</table>", rows.concat()),
-        ));
-    }
-    let headers = [(header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
-    Ok((headers, Json(json!({ "feeds": items }))).into_response())
-}
-
 /// `GET /feeds/{feed}` and `/feeds/{feed}.atom`, `.rss`, `.json`, `.cloudevents`: the head, or a continuation.
 async fn document(
     State(feeds): State<Feeds>,
@@ -309,7 +262,7 @@ async fn document(
     let query = Query::parse(query.as_deref().unwrap_or_default(), &headers, format)?;
     let mut response = match &query.from {
         None => documents::head(&feeds, feed, &client, &headers, &query).await?,
-        Some(from) => documents::continuation(&feeds, feed, &client, &headers, (&query, from)).await?,
+        Some(from) => continuation::document(&feeds, feed, &client, &headers, (&query, from)).await?,
     };
     if named.is_none() {
         let location = format!("/feeds/{}.{}", feed.name, format.extension());

@@ -1,5 +1,7 @@
 //! A document on its way out: its headers, and 304 for whoever has it already.
 
+use std::io::{self, Write as _};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -9,7 +11,7 @@ use axum::response::Response;
 use super::format::Format;
 use crate::event::Micros;
 use crate::runtime::Clock;
-use crate::web::negotiate;
+use crate::web::negotiate::{self, Encoding};
 
 const FEED_POSITION: HeaderName = HeaderName::from_static("feed-position");
 const FEED_HEAD: HeaderName = HeaderName::from_static("feed-head");
@@ -37,6 +39,9 @@ pub struct Reply {
     headers: HeaderMap,
     last_modified: Micros,
     body: Bytes,
+    /// Made when they are first asked for; nothing where they are no shorter.
+    gzip: OnceLock<Option<Bytes>>,
+    brotli: OnceLock<Option<Bytes>>,
 }
 
 /// After this time nothing more is journaled in the same second, whatever the clocks of database and process say.
@@ -64,15 +69,15 @@ impl Reply {
         if let Some(head) = about.head {
             put(FEED_HEAD, &head.to_string());
         }
-        if !about.public {
-            // A cache in front of two clients must not give one what the other may see.
-            put(header::VARY, "authorization");
-        }
-        Self { etag: about.etag, headers, last_modified: about.last_modified, body }
+        // A cache in front of two clients must not give one what the other may see.
+        put(header::VARY, if about.public { "accept-encoding" } else { "accept-encoding, authorization" });
+        let (gzip, brotli) = (OnceLock::new(), OnceLock::new());
+        Self { etag: about.etag, headers, last_modified: about.last_modified, body, gzip, brotli }
     }
 
-    pub fn body_bytes(&self) -> usize {
-        self.body.len()
+    /// So much memory it may take: the compressed forms are a tenth of a document or less, each.
+    pub fn bytes_max(&self) -> usize {
+        self.body.len() / 4 * 5
     }
 
     /// Whether the request names this version as the one it has.
@@ -89,9 +94,12 @@ impl Reply {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response
         } else {
-            Response::new(Body::from(self.body.clone()))
+            Response::new(Body::empty())
         };
         *response.headers_mut() = self.headers.clone();
+        if response.status() == StatusCode::OK {
+            self.put_body(request, &mut response);
+        }
         if let Some(value) = time.and_then(|time| HeaderValue::from_str(&time.to_http_date()).ok()) {
             response.headers_mut().insert(header::LAST_MODIFIED, value);
         }
@@ -100,4 +108,35 @@ impl Reply {
         }
         response
     }
+
+    fn put_body(&self, request: &HeaderMap, response: &mut Response) {
+        let encoding = negotiate::encoding(request);
+        let compressed = match encoding {
+            Some(Encoding::Gzip) => self.gzip.get_or_init(|| shorter(&self.body, gzip)).clone(),
+            Some(Encoding::Brotli) => self.brotli.get_or_init(|| shorter(&self.body, brotli)).clone(),
+            None => None,
+        };
+        if let (Some(encoding), true) = (encoding, compressed.is_some()) {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+        }
+        *response.body_mut() = Body::from(compressed.unwrap_or_else(|| self.body.clone()));
+    }
+}
+
+fn shorter(body: &[u8], compress: impl Fn(&[u8]) -> io::Result<Vec<u8>>) -> Option<Bytes> {
+    compress(body).ok().filter(|compressed| compressed.len() < body.len()).map(Bytes::from)
+}
+
+fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    writer.write_all(body)?;
+    writer.finish()
+}
+
+fn brotli(body: &[u8]) -> io::Result<Vec<u8>> {
+    // As good as gzip's best at gzip's usual price; the window (2^20) holds any page.
+    let parameters = brotli::enc::BrotliEncoderParams { quality: 5, lgwin: 20, ..Default::default() };
+    let mut compressed = Vec::new();
+    brotli::BrotliCompress(&mut &body[..], &mut compressed, &parameters)?;
+    Ok(compressed)
 }

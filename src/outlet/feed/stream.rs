@@ -14,10 +14,10 @@ use axum::response::{IntoResponse, Response, Sse};
 use futures_util::stream::{self, Stream};
 use tokio::time::Instant;
 
-use super::documents::start;
+use super::Feeds;
+use super::continuation::{WAIT_LOOK, start};
 use super::format::Format;
 use super::query::{From, Query};
-use super::{Feeds, documents};
 use crate::event::{Cursor, Entry, EventJson};
 use crate::filter::Selection;
 use crate::journal::{Error, Payload, Range};
@@ -102,7 +102,7 @@ impl Follower {
                 return Ok(Some(Event::default().comment("").id(cursor)));
             }
             tokio::select! {
-                () = self.bell.rung(documents::WAIT_LOOK) => {}
+                () = self.bell.rung(WAIT_LOOK) => {}
                 () = inner.stopping.cancelled() => return Ok(None),
             }
         }

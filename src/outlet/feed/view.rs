@@ -15,8 +15,10 @@ use crate::runtime::{hex, sha256};
 /// Visibilities of different clients make views of their own; of more than this one is forgotten, and looked up again
 /// when it is asked for. Their borders are rows and stay.
 const VIEWS_MAX: usize = 64;
-/// Statements that one request spends on a view that lies behind; the background loop does the rest.
-const SEALS_PER_REQUEST: usize = 3;
+/// Positions that one step looks at: bounds how long a statement takes, and what a request does itself.
+const WINDOW: i64 = 20_000;
+/// Steps that one request spends on a view that lies behind; the background loop does the rest.
+const STEPS_PER_REQUEST: usize = 3;
 /// Rendered pages kept in memory, all views together.
 const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -28,7 +30,9 @@ pub struct ViewState {
     visible: Selection,
     /// That, and the feed's filter.
     pub selection: Selection,
-    sealed: AsyncMutex<Option<Sealed>>,
+    known: Mutex<Option<Sealed>>,
+    /// One looks for borders at a time.
+    sealing: AsyncMutex<()>,
     /// The head in each format as it was last made, and the journal's position then.
     heads: Mutex<Heads>,
 }
@@ -55,43 +59,76 @@ impl ViewState {
         self.heads.lock().expect("no holder of this lock panics")[format as usize] = Some((position, reply));
     }
 
-    /// Brings the borders up to the head. `None`: much is left to do, come back in a second.
+    /// The last border that is known, and whether that is all: of a view that lies far behind, the borders are found in
+    /// the background.
     ///
     /// # Errors
     /// The journal.
-    pub async fn last_border(&self, journal: &Journal, head: &Head) -> Result<Option<Option<Border>>, Error> {
-        let mut sealed = self.sealed.lock().await;
-        let mut now = match *sealed {
-            Some(sealed) => sealed,
-            None => {
-                journal.know_view(&self.view).await?;
-                let last = journal.last_border(&self.view.epoch).await?;
-                Sealed { last, through: last.map_or(0, |border| border.last), waiting: 0 }
-            }
+    pub async fn last_border(&self, journal: &Journal, head: &Head) -> Result<(Option<Border>, bool), Error> {
+        let known = match self.known() {
+            Some(known) => known,
+            None => self.begin(journal).await?,
         };
+        if known.through >= head.position || head.position - known.through > WINDOW {
+            return Ok((known.last, known.through >= head.position));
+        }
+        for _ in 0..STEPS_PER_REQUEST {
+            let (last, is_complete) = self.seal(journal, head).await?;
+            if is_complete {
+                return Ok((last, true));
+            }
+        }
+        Ok((self.known().and_then(|known| known.last), false))
+    }
+
+    /// One step of finding borders; whether it was the last one.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn seal(&self, journal: &Journal, head: &Head) -> Result<(Option<Border>, bool), Error> {
+        let known = match self.known() {
+            Some(known) => known,
+            None => self.begin(journal).await?,
+        };
+        let _one = self.sealing.lock().await;
+        // Whoever waited may find it done.
+        let known = self.known().unwrap_or(known);
+        let now = if known.through < head.position { self.step(journal, known, head).await? } else { known };
+        *self.known.lock().expect("no holder of this lock panics") = Some(now);
+        Ok((now.last, now.through >= head.position))
+    }
+
+    fn known(&self) -> Option<Sealed> {
+        *self.known.lock().expect("no holder of this lock panics")
+    }
+
+    async fn begin(&self, journal: &Journal) -> Result<Sealed, Error> {
+        let _one = self.sealing.lock().await;
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        journal.know_view(&self.view).await?;
+        let last = journal.last_border(&self.view.epoch).await?;
+        let sealed = Sealed { last, through: last.map_or(0, |border| border.last), waiting: 0 };
+        *self.known.lock().expect("no holder of this lock panics") = Some(sealed);
+        Ok(sealed)
+    }
+
+    /// Each entry is counted once or twice: a feed of few events must not look at the whole journal with every append.
+    async fn step(&self, journal: &Journal, now: Sealed, head: &Head) -> Result<Sealed, Error> {
         let size = self.feed.page_size as i64;
-        if now.through < head.position {
-            // Each entry is counted once: a feed of few events must not look at the whole journal with every append.
-            let range = Range { after: now.through, through: Some(head.position), order: Order::Ascending };
-            let found = journal.count(&self.selection, range, size).await?;
-            if now.waiting + found < size {
-                now = Sealed { waiting: now.waiting + found, through: head.position, ..now };
-            }
+        let through = head.position.min(now.through + WINDOW);
+        let stretch = |after: i64| Range { after, through: Some(through), order: Order::Ascending };
+        let found = journal.count(&self.selection, stretch(now.through), size).await?;
+        if now.waiting + found < size {
+            return Ok(Sealed { waiting: now.waiting + found, through, ..now });
         }
-        let mut complete = now.through >= head.position;
-        for _ in 0..SEALS_PER_REQUEST {
-            if complete {
-                break;
-            }
-            let (last, all) = journal.seal(&self.view, &self.selection, size, now.last, head.position).await?;
-            let through = if all { head.position } else { last.map_or(0, |border| border.last) };
-            let range =
-                Range { after: last.map_or(0, |border| border.last), through: Some(through), order: Order::Ascending };
-            let waiting = journal.count(&self.selection, range, size).await?;
-            (now, complete) = (Sealed { last, through, waiting }, all);
+        let (last, is_all) = journal.seal(&self.view, &self.selection, size, now.last, through).await?;
+        let after = last.map_or(0, |border| border.last);
+        match is_all {
+            true => Ok(Sealed { last, through, waiting: journal.count(&self.selection, stretch(after), size).await? }),
+            false => Ok(Sealed { last, through: after, waiting: 0 }),
         }
-        *sealed = Some(now);
-        Ok(complete.then_some(now.last))
     }
 }
 
@@ -118,8 +155,9 @@ impl Views {
         .to_string();
         let epoch = hex(&sha256(&definition)[..5]);
         let view = View { epoch, feed: feed.name.clone(), definition };
-        let (feed, visible, sealed, heads) = (feed.clone(), visible.clone(), AsyncMutex::new(None), Mutex::default());
-        let state = Arc::new(ViewState { view, feed, visible, selection, sealed, heads });
+        let (feed, visible, known, heads) = (feed.clone(), visible.clone(), Mutex::default(), Mutex::default());
+        let state = ViewState { view, feed, visible, selection, known, sealing: AsyncMutex::default(), heads };
+        let state = Arc::new(state);
         views.push_back(Arc::clone(&state));
         state
     }
@@ -170,16 +208,16 @@ impl PageCache {
         let key = (epoch.to_owned(), n, format.extension());
         let Some(mut guard) = self.pages(past) else { return };
         let pages = &mut *guard;
-        pages.bytes += page.body_bytes();
+        pages.bytes += page.bytes_max();
         if let Some(same) = pages.by_page.insert(key.clone(), page) {
-            pages.bytes -= same.body_bytes();
+            pages.bytes -= same.bytes_max();
             return;
         }
         pages.order.push_back(key);
         while pages.bytes > CACHE_BYTES_MAX {
             let Some(oldest) = pages.order.pop_front() else { break };
             if let Some(gone) = pages.by_page.remove(&oldest) {
-                pages.bytes -= gone.body_bytes();
+                pages.bytes -= gone.bytes_max();
             }
         }
     }

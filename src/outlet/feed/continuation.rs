@@ -1,0 +1,168 @@
+//! Continuations: what comes after an event or a time, and waiting for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::documents::{after_url, borders, erased, etag, head_url, last_modified, mark, page_url, render};
+use super::query::{From, Query};
+use super::reply::{About, Reply};
+use super::view::ViewState;
+use super::{FeedConfig, Feeds};
+use crate::journal::{Border, Head, Order, Payload, Range};
+use crate::web::auth::Client;
+use crate::web::problem::Problem;
+
+/// Continuations that are remembered for others who waited for the same.
+const REMEMBERED: usize = 16;
+/// A wait looks again so often although no bell rang: another process may have appended.
+pub(super) const WAIT_LOOK: Duration = Duration::from_secs(2);
+
+/// The entries after an event or a time, oldest first, up to the next page border; where there are none, those that come
+/// while the client is willing to wait.
+pub(super) async fn document(
+    feeds: &Feeds,
+    feed: &FeedConfig,
+    client: &Client,
+    headers: &HeaderMap,
+    (query, from): (&Query, &From),
+) -> Result<Response, Problem> {
+    let (started, mut bell) = (Instant::now(), feeds.inner.journal.bell());
+    let after = start(feeds, client, from).await?;
+    let (mut examined, mut turn) = (after, None);
+    loop {
+        let (state, head, (last, is_complete)) = borders(feeds, feed, client).await?;
+        let asked = Asked { feeds, state: &state, query, after, examined, is_complete };
+        let found = match turn {
+            // Whoever waited for the same gets the same: it is read once.
+            Some(_) => asked.remembered(&head, last).await?,
+            None => asked.read(&head, last).await?,
+        };
+        drop(turn);
+        let left = query.wait.map_or(Duration::ZERO, |wait| wait.saturating_sub(started.elapsed()));
+        if !found.is_empty || left.is_zero() || feeds.inner.stopping.is_cancelled() {
+            let mut response = found.reply.to_response(headers);
+            if found.is_empty && query.wait.is_some() {
+                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            }
+            return Ok(response);
+        }
+        examined = found.covered;
+        tokio::select! {
+            () = bell.rung(left.min(WAIT_LOOK)) => {}
+            () = feeds.inner.stopping.cancelled() => {}
+        }
+        turn = Some(feeds.inner.turns.lock().await);
+    }
+}
+
+/// The position after which somebody wants to read.
+pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result<i64, Problem> {
+    let journal = &feeds.inner.journal;
+    Ok(match from {
+        From::Oldest => journal.head().await?.oldest - 1,
+        From::After(text) => journal.locate(&client.visible, text).await?,
+        From::Since(time) => journal.before_time(*time).await?,
+        From::RecordedSince(time) => journal.before_recorded(*time).await?,
+    })
+}
+
+/// A continuation that is asked for.
+struct Asked<'a> {
+    feeds: &'a Feeds,
+    state: &'a ViewState,
+    query: &'a Query,
+    /// Where it starts.
+    after: i64,
+    /// Up to here nothing was found before.
+    examined: i64,
+    /// All page borders are known.
+    is_complete: bool,
+}
+
+/// The continuations that were read last for those who waited.
+pub(super) type Latest = Mutex<VecDeque<(String, Continuation)>>;
+
+/// What is there for it.
+#[derive(Clone)]
+pub(super) struct Continuation {
+    reply: Arc<Reply>,
+    is_empty: bool,
+    covered: i64,
+}
+
+impl Asked<'_> {
+    async fn remembered(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
+        let Self { feeds, state, query, after, examined, .. } = self;
+        let (epoch, extension) = (&state.view.epoch, query.format.extension());
+        let key = format!("{epoch}.{extension}?{after}-{examined}{}@{}", query.parameters(), head.position);
+        let mut latest = feeds.inner.latest.lock().await;
+        if let Some(found) = latest.iter().find(|(known, _)| *known == key) {
+            return Ok(found.1.clone());
+        }
+        let found = self.read(head, last).await?;
+        if latest.len() >= REMEMBERED {
+            latest.pop_front();
+        }
+        latest.push_back((key, found.clone()));
+        Ok(found)
+    }
+
+    async fn read(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
+        let Self { feeds, state, query, after, examined, is_complete } = self;
+        let (journal, feed) = (&feeds.inner.journal, &state.feed);
+        let limit = query.limit.unwrap_or(feed.page_size);
+        let sealed = last.map_or(0, |border| border.last);
+        let border = match *examined < sealed && !query.is_filtered() {
+            true => journal.page_after(&state.view.epoch, *examined).await?,
+            false => None,
+        };
+        let through = border.map_or(head.position, |border| border.last);
+        let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
+        let selection = state.selection.and(&query.filter);
+        let read = journal.read(&selection, range, limit, query.payload()).await?;
+        // The shared page is linked once it has entries: before that, this answer may still change.
+        let shared = match border.filter(|_| query.has_pages()) {
+            Some(border)
+                if !read.more && (border.last < sealed || has_entries(feeds, state, border.last, head).await?) =>
+            {
+                Some(page_url(feeds, state, border.n + 1, query.format))
+            }
+            _ => None,
+        };
+        // Where borders are still being found, the same address will end earlier.
+        let is_cut = *is_complete || border.is_some() || query.is_filtered();
+        let immutable = (read.more && is_cut) || shared.is_some() || (border.is_some() && !query.has_pages());
+        let next = shared.unwrap_or_else(|| after_url(feeds, feed, read.covered, query));
+        let own = after_url(feeds, feed, *after, query);
+        let links = [("self", own), ("current", head_url(feeds, feed, query)), ("next", next)];
+        let newest = read.entries.last();
+        let open = if immutable { "" } else { "o" };
+        let place = format!("{after}-{}-{limit}{open}{}{}", read.covered, mark(query), erased(&read.entries));
+        let about = About {
+            format: query.format,
+            // Its link changes once the next page has entries.
+            etag: etag(feeds, state, &place, query.format),
+            immutable: immutable.then_some(feed.max_age),
+            public: feeds.inner.public,
+            last_modified: last_modified(feeds, newest),
+            position: read.covered,
+            head: (!immutable).then_some(head.position),
+            links: &links,
+        };
+        let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
+        let reply = Arc::new(Reply::new(about, body));
+        Ok(Continuation { reply, is_empty: read.entries.is_empty(), covered: read.covered })
+    }
+}
+
+async fn has_entries(feeds: &Feeds, state: &ViewState, after: i64, head: &Head) -> Result<bool, Problem> {
+    let range = Range { after, through: Some(head.position), order: Order::Ascending };
+    let read = feeds.inner.journal.read(&state.selection, range, 1, Payload::Without).await?;
+    Ok(!read.entries.is_empty())
+}
