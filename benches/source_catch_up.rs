@@ -122,7 +122,8 @@ async fn turn_on_postgres(
 
 /// Makes the tables, too.
 async fn open(url: &str, tasks: &Tasks) -> anyhow::Result<Journal> {
-    Ok(Journal::open(&journal::Config { url: url.to_owned() }, &Clock::system(), tasks).await?)
+    Ok(Journal::open(&journal::Config { url: url.to_owned(), ..journal::Config::default() }, &Clock::system(), tasks)
+        .await?)
 }
 
 /// From the start of the source until the journal has all.

@@ -157,8 +157,7 @@ impl From<journal::Error> for Problem {
                 ),
             ),
             Error::UnknownPosition { .. } => Self::new(Kind::NotFound, error.to_string()),
-            Error::Expired { oldest, .. } => Self::new(Kind::Gone, format!("{error}; go on with ?after={oldest}"))
-                .with_header(header::LINK, &format!("<?after={oldest}>; rel=\"next\"")),
+            Error::Expired { oldest, .. } => Self::new(Kind::Gone, format!("{error}; go on with ?after={oldest}")),
             Error::Conflict { .. } => Self::new(Kind::Conflict, error.to_string()),
             Error::Stale => Self::new(Kind::PreconditionFailed, error.to_string()),
             _ if error.is_transient() => {

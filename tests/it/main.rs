@@ -7,6 +7,7 @@
 
 mod support;
 
+mod caches;
 mod clusters;
 mod erasure;
 mod faults;
@@ -18,6 +19,7 @@ mod front_door;
 mod graphql;
 mod journal;
 mod kill;
+mod polling;
 mod presets;
 mod push;
 mod retention;

@@ -53,6 +53,7 @@ async fn what_is_purged_is_410_with_the_way_to_what_is_left(engine: Engine) {
         let answer = gateway.get(&path).await;
         assert_eq!(answer.status(), 410, "{path}");
         let link = answer.headers()["link"].to_str().unwrap().to_owned();
+        assert!(link.starts_with(&format!("<{}", gateway.url("/feeds/all"))), "absolute: {link}");
         assert!(link.contains(&oldest) && link.contains("rel=\"next\""), "{path}: {link}");
     }
     assert_eq!(gateway.get(&format!("/feeds/all/{epoch}/4.atom")).await.status(), 200, "positions 13 to 16");

@@ -9,12 +9,12 @@ use axum::response::Response;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::documents::{after_url, borders, erased, etag, head_url, last_modified, mark, page_url, render};
+use super::documents::{after_url, borders, erased, etag, feed_url, head_url, last_modified, mark, page_url, render};
 use super::query::{From, Query};
 use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
-use crate::journal::{Border, Head, Order, Payload, Range};
+use crate::journal::{Border, Error, Head, Order, Payload, Range};
 use crate::web::auth::Client;
 use crate::web::problem::Problem;
 
@@ -33,7 +33,8 @@ pub(super) async fn document(
     (query, from): (&Query, &From),
 ) -> Result<Response, Problem> {
     let (started, mut bell) = (Instant::now(), feeds.inner.journal.bell());
-    let after = start(feeds, client, from).await?;
+    let at = |oldest: &str| format!("{}?after={oldest}{}", feed_url(feeds, feed, query.format), query.parameters());
+    let after = start(feeds, client, from).await.map_err(|cause| problem(cause, at))?;
     let (mut examined, mut turn) = (after, None);
     loop {
         let (state, head, (last, is_complete)) = borders(feeds, feed, client).await?;
@@ -62,7 +63,7 @@ pub(super) async fn document(
 }
 
 /// The position after which somebody wants to read.
-pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result<i64, Problem> {
+pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result<i64, Error> {
     let journal = &feeds.inner.journal;
     Ok(match from {
         From::Oldest => journal.head().await?.oldest - 1,
@@ -70,6 +71,16 @@ pub(super) async fn start(feeds: &Feeds, client: &Client, from: &From) -> Result
         From::Since(time) => journal.before_time(*time).await?,
         From::RecordedSince(time) => journal.before_recorded(*time).await?,
     })
+}
+
+/// What is told of an error. Whoever stands before what is kept is led on: to where `at` says that a cursor goes on.
+pub(super) fn problem(cause: Error, at: impl FnOnce(&str) -> String) -> Problem {
+    let next = if let Error::Expired { oldest, .. } = &cause { Some(at(oldest)) } else { None };
+    let problem = Problem::from(cause);
+    match next {
+        Some(next) => problem.with_header(header::LINK, &format!("<{next}>; rel=\"next\"")),
+        None => problem,
+    }
 }
 
 /// A continuation that is asked for.

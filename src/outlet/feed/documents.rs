@@ -255,7 +255,7 @@ pub(super) fn head_url(feeds: &Feeds, feed: &FeedConfig, query: &Query) -> Strin
     format!("{}{mark}{}", feed_url(feeds, feed, query.format), parameters.trim_start_matches('&'))
 }
 
-fn feed_url(feeds: &Feeds, feed: &FeedConfig, format: Format) -> String {
+pub(super) fn feed_url(feeds: &Feeds, feed: &FeedConfig, format: Format) -> String {
     format!("{}/feeds/{}.{}", feeds.inner.names.public_url, feed.name, format.extension())
 }
 

@@ -15,7 +15,7 @@ use futures_util::stream::{self, Stream};
 use tokio::time::Instant;
 
 use super::Feeds;
-use super::continuation::{WAIT_LOOK, start};
+use super::continuation::{WAIT_LOOK, problem, start};
 use super::format::Format;
 use super::query::{From, Query};
 use crate::event::{Cursor, Entry, EventJson};
@@ -50,8 +50,10 @@ pub(super) async fn events(
         query.from = Some(From::After(last.to_owned()));
     }
     let journal = &feeds.inner.journal;
+    let (url, filter) = (&feeds.inner.names.public_url, query.filter_parameters());
+    let at = |oldest: &str| format!("{url}/feeds/{}/stream?after={oldest}{filter}", feed.name);
     let after = match &query.from {
-        Some(from) => start(&feeds, &client, from).await?,
+        Some(from) => start(&feeds, &client, from).await.map_err(|cause| problem(cause, at))?,
         None => journal.head().await?.position,
     };
     let selection = feeds.view(feed, &client.visible).selection.and(&query.filter);
