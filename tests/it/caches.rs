@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use crate::support::reader::replicate;
 use crate::support::{Engine, Gateway, event, events, wait_for};
 
 /// A running nginx.
@@ -39,24 +40,6 @@ fn start(gateway: &Gateway, port: u16) -> Nginx {
     Nginx(command.spawn().expect("nginx is needed (Debian's package nginx-light)"))
 }
 
-/// Follows the links of the header from the beginning to the end.
-async fn replicate(client: reqwest::Client, start: String) -> Vec<String> {
-    let (mut url, mut seen) = (start, Vec::new());
-    loop {
-        let answer = client.get(&url).send().await.unwrap();
-        assert_eq!(answer.status(), 200, "{url}");
-        let headers = answer.headers().clone();
-        let feed: atom_syndication::Feed = answer.text().await.unwrap().parse().unwrap();
-        seen.extend(feed.entries().iter().map(|entry| entry.id().to_owned()));
-        if headers.get("feed-head") == headers.get("feed-position") {
-            return seen;
-        }
-        let links = headers["link"].to_str().unwrap();
-        let next = links.split(", ").find(|link| link.contains("rel=\"next")).unwrap();
-        url = next.split(['<', '>']).nth(1).unwrap().to_owned();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_replicators_behind_nginx_cost_one_request_a_page() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -69,7 +52,10 @@ async fn ten_replicators_behind_nginx_cost_one_request_a_page() {
     wait_for("nginx to answer", ready).await;
 
     let replicas: Vec<_> = (0..10)
-        .map(|_| tokio::spawn(replicate(gateway.client().clone(), format!("{public}/feeds/all.atom?after=0"))))
+        .map(|_| {
+            let (client, start) = (gateway.client().clone(), format!("{public}/feeds/all.atom?after=0"));
+            tokio::spawn(async move { replicate(&client, &start, || true).await })
+        })
         .collect();
     let all: Vec<String> = (1..=255).map(|n| format!("urn:uuid:{}", event(n).id)).collect();
     for replica in replicas {

@@ -3,6 +3,7 @@
 use atom_syndication::Feed;
 use postern::event::Event;
 
+use crate::support::reader::{self, ids, link};
 use crate::support::{Engine, Gateway, event, events, json, wait_for};
 
 /// A page size that lets the borders be met with few events.
@@ -10,14 +11,6 @@ const SMALL: &str = "[[feed]]\nname = \"all\"\npage_size = 10\n[[feed]]\nname = 
 
 fn parse(xml: &str) -> Feed {
     Feed::read_from(xml.as_bytes()).unwrap_or_else(|cause| panic!("{cause}: {xml}"))
-}
-
-fn ids(feed: &Feed) -> Vec<String> {
-    feed.entries().iter().map(|entry| entry.id().to_owned()).collect()
-}
-
-fn link<'a>(feed: &'a Feed, relation: &str) -> Option<&'a str> {
-    feed.links().iter().find(|link| link.rel() == relation).map(|link| link.href())
 }
 
 fn atom_ids(range: std::ops::RangeInclusive<i64>) -> Vec<String> {
@@ -43,20 +36,8 @@ async fn walk(gateway: &Gateway, start: &str) -> Vec<String> {
     }
 }
 
-/// Head, then `prev-archive` to the first page: what an RFC 5005 reader does.
 async fn head_and_archives(gateway: &Gateway, feed: &str) -> Vec<String> {
-    let head = fetch(gateway, &format!("/feeds/{feed}.atom")).await;
-    let mut newest_first = ids(&head);
-    let mut previous = link(&head, "prev-archive").map(str::to_owned);
-    while let Some(url) = previous {
-        let page = fetch(gateway, &url).await;
-        let mut entries = ids(&page);
-        entries.reverse();
-        newest_first.extend(entries.into_iter().filter(|id| !newest_first.contains(id)).collect::<Vec<_>>());
-        previous = link(&page, "prev-archive").map(str::to_owned);
-    }
-    newest_first.reverse();
-    newest_first
+    reader::head_and_archives(gateway.client(), &gateway.url(&format!("/feeds/{feed}.atom"))).await
 }
 
 async fn head_archives_and_walk_give_the_journal(engine: Engine) {
@@ -358,6 +339,112 @@ async fn nasty_data_changes_no_count_and_no_date() {
     assert_eq!(json(gateway.get(detail).await).await["type"], nasty.r#type.as_str(), "the detail has the original");
     let after = fetch(&gateway, &format!("/feeds/all.atom?after={}", postern::event::escape(entry.id()))).await;
     assert_eq!(ids(&after), atom_ids(2..=2), "the Atom id leads back");
+}
+
+/// Reads documents with parsers that take nothing that is wrong, and prints how many entries each has and their dates.
+const STRICT: &str = r#"
+import json, sys, xml.etree.ElementTree as ET
+ATOM = "{http://www.w3.org/2005/Atom}"
+for path in sys.argv[1:]:
+    text = open(path, "rb").read()
+    if path.endswith("atom"):
+        dates = [entry.find(ATOM + "published").text for entry in ET.fromstring(text).findall(ATOM + "entry")]
+    elif path.endswith("rss"):
+        dates = [item.find("pubDate").text for item in ET.fromstring(text).find("channel").findall("item")]
+    elif path.endswith("json"):
+        dates = [item["date_published"] for item in json.loads(text)["items"]]
+    else:
+        dates = [event["time"] for event in json.loads(text)]
+    print(len(dates), sorted(set(dates)))
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strict_parsers_read_every_document() {
+    let gateway = Gateway::start_with(Engine::Sqlite, "[[feed]]\nname = \"all\"\npage_size = 4\n").await;
+    let nasty: Vec<String> = (0..=0xffff).filter_map(char::from_u32).map(String::from).collect();
+    let mut append = postern::journal::Append { source: "cart".to_owned(), ..Default::default() };
+    for n in 1..=6 {
+        let words = ["]]>", "<!--", "\u{202e}", "&amp;&#0;", "\u{8}", "\r"];
+        let text = format!("{}{}", words.concat(), nasty[(n as usize) * 256..][..256].concat());
+        let data = serde_json::json!({ "long": nasty.concat().repeat(6), "text": text }).to_string();
+        let time = postern::event::Micros::parse_rfc3339("2026-01-01T00:00:00.123456Z").unwrap();
+        let id = format!("cart:{n} {}", &text[..20]);
+        let event = Event { id, r#type: text.chars().take(90).collect(), data, occurred_at: time, ..event(n) };
+        append.arrivals.push(postern::journal::Arrival { summary: nasty.concat(), ..crate::support::arrival(event) });
+    }
+    gateway.app().journal().append(append).await.unwrap();
+    let epoch = json(gateway.get("/feeds").await).await["feeds"][0]["epoch"].as_str().unwrap().to_owned();
+    let (mut command, mut expected) = (std::process::Command::new("python3"), String::new());
+    command.arg("-c").arg(STRICT);
+    for (format, date) in [
+        ("atom", "2026-01-01T00:00:00.123Z"),
+        ("rss", "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("json", "2026-01-01T00:00:00.123Z"),
+        ("cloudevents", "2026-01-01T00:00:00.123456Z"),
+    ] {
+        let paths = [
+            (format!("/feeds/all.{format}"), 6),
+            (format!("/feeds/all.{format}?after=2"), 2),
+            (format!("/feeds/all.{format}?since=2026-01-01T00:00:00Z"), 4),
+            (format!("/feeds/all/{epoch}/1.{format}"), 4),
+            (format!("/feeds/all/{epoch}/2.{format}"), 2),
+        ];
+        // Batches have no numbered pages and no head.
+        let paths = paths.into_iter().filter(|(path, _)| format != "cloudevents" || path.contains('?'));
+        for (path, count) in paths {
+            let file = gateway.dir.path().join(path.replace(['/', '?', ':'], "_") + "." + format);
+            std::fs::write(&file, gateway.get(&path).await.bytes().await.unwrap()).unwrap();
+            command.arg(file);
+            expected += &format!("{count} ['{date}']\n");
+        }
+    }
+    let read = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&read.stderr), "");
+    assert_eq!(String::from_utf8(read.stdout).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn two_gateways_on_one_postgres_journal_serve_the_same_bytes_and_never_an_older_head() {
+    let gateway = Gateway::start_with(Engine::Postgres, SMALL).await;
+    gateway.append(events(1..=25)).await;
+    // Only one may write; another one that only serves feeds is made of the parts of one.
+    let tasks = postern::runtime::Tasks::default();
+    let config = postern::journal::Config { url: gateway.journal_url.clone(), ..Default::default() };
+    let journal = postern::journal::Journal::open(&config, &postern::runtime::Clock::system(), &tasks).await.unwrap();
+    let config = postern::config::Config::load(&gateway.dir.path().join("postern.toml"), &[]).unwrap();
+    let site = postern::web::Config { public_url: Some(gateway.url("")), ..Default::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    let site = postern::web::Site::new(&site, listener.local_addr().unwrap()).unwrap();
+    let feeds =
+        postern::outlet::feed::Feeds::new(journal, &config.all_feeds, config.feeds, &site, true, &tasks).unwrap();
+    let auth = postern::web::auth::Auth::new(&config.auth, &[]).unwrap();
+    let router = postern::web::front(axum::Router::new(), feeds.router(), auth, site);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+
+    let both = async |path: &str| {
+        let mut found = Vec::new();
+        for url in [gateway.url(path), format!("{other}{path}")] {
+            let answer = gateway.client().get(url).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+            found.push((answer.headers()["etag"].clone(), answer.bytes().await.unwrap()));
+        }
+        assert!(found[0] == found[1], "{path}");
+        found.remove(0)
+    };
+    let (old, _) = both("/feeds/all.atom").await;
+    let epoch = json(gateway.get("/feeds").await).await["feeds"][0]["epoch"].as_str().unwrap().to_owned();
+    for n in 1..=3 {
+        both(&format!("/feeds/all/{epoch}/{n}.atom")).await;
+    }
+    both("/feeds/all.json?after=3&limit=4").await;
+    gateway.append(events(26..=30)).await;
+    let new = gateway.get("/feeds/all.atom").await.headers()["etag"].clone();
+    assert_ne!(new, old);
+    let ask = gateway.client().get(format!("{other}/feeds/all.atom")).header("if-none-match", new.clone());
+    assert_eq!(ask.send().await.unwrap().status(), 304, "the other one looks before it answers who has something else");
+    assert_eq!(both(&format!("/feeds/all/{epoch}/3.atom")).await.1.is_empty(), false);
+    both("/feeds/all.atom?after=21").await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use axum::routing::post;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, MySqlPool, PgPool, SqlitePool};
 
+use crate::support::reader::{head_and_archives, replicate};
 use crate::support::{Database, Engine, provider, wait_for};
 
 const KILLS: usize = 10;
@@ -60,6 +62,12 @@ async fn run(source: Engine, journal: Engine) {
         let shop = shop.clone();
         async move { futures_util::future::join_all((0..WRITERS).map(|writer| shop.write(writer))).await }
     });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let replicas = ["all", "few"].map(|feed| {
+        let (client, is_over) = (client.clone(), Arc::clone(&is_over));
+        let start = format!("{gateway}/feeds/{feed}.atom?after=0");
+        tokio::spawn(async move { replicate(&client, &start, || is_over.load(Ordering::Acquire)).await })
+    });
     let total = WRITERS * EVENTS_PER_WRITER;
     for kill in 1..=KILLS {
         // At another tenth of the work each time, while calls and commits are in flight.
@@ -74,6 +82,9 @@ async fn run(source: Engine, journal: Engine) {
     wait_for("all events to be journaled", || async { (head(&client, &gateway).await? >= expected).then_some(()) })
         .await;
     verify_journal(&client, &gateway, &public).await;
+    is_over.store(true, Ordering::Release);
+    let [all, few] = replicas;
+    verify_feeds(&client, &gateway, &all.await.unwrap(), &few.await.unwrap(), &public).await;
     wait_for("all events to be delivered", || async { (calls.distinct() >= public.len()).then_some(()) }).await;
     verify_calls(&calls, &public);
 }
@@ -108,6 +119,16 @@ async fn verify_journal(client: &reqwest::Client, gateway: &str, public: &HashSe
     assert!(lost.is_empty(), "{} of {} lost, such as {:?}", lost.len(), public.len(), lost.first());
 }
 
+/// Replicas that were read over all kills have each event once, as an RFC 5005 reader has that comes afterwards.
+async fn verify_feeds(client: &reqwest::Client, gateway: &str, all: &[String], few: &[String], public: &HashSet<&str>) {
+    let set: HashSet<&str> = all.iter().map(|id| id.strip_prefix("urn:uuid:").unwrap()).collect();
+    assert_eq!((set.len(), &set), (all.len(), public), "each public event once");
+    let mut rest = all.iter();
+    assert!(!few.is_empty() && few.iter().all(|id| rest.any(|other| other == id)), "some of them in the same order");
+    assert_eq!(head_and_archives(client, &format!("{gateway}/feeds/all.atom")).await, all);
+    assert_eq!(head_and_archives(client, &format!("{gateway}/feeds/few.atom")).await, few);
+}
+
 /// Each public event at least once; within a key the first sight of each in journal order.
 fn verify_calls(calls: &Calls, public: &HashSet<&str>) {
     let calls = calls.0.lock().unwrap();
@@ -138,7 +159,8 @@ fn configuration(port: u16, journal: &str, source: &str) -> String {
          [[source]]\nname = \"cart\"\nurl = {source:?}\ntable = \"tb_cart_event\"\npoll = {{ fixed_delay = \"20ms\" }}\n\
          [source.columns]\nsequence = \"seq\"\nid = \"event_id\"\ntype = \"event_type\"\n\
          aggregate_type = {{ value = \"Cart\" }}\naggregate_id = \"cart_id\"\naggregate_version = \"version\"\n\
-         occurred_at = \"occurred_at\"\ndata = \"payload\"\noutbox = \"outbox\"\n"
+         occurred_at = \"occurred_at\"\ndata = \"payload\"\noutbox = \"outbox\"\n\
+         [[feed]]\nname = \"few\"\npage_size = 30\nfilter = {{ aggregateIds = [\"cart-1-*\", \"cart-3-*\"] }}\n"
     )
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod database;
+pub mod reader;
 pub mod receiver;
 
 use std::time::{Duration, Instant};
