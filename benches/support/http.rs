@@ -30,7 +30,12 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: vec![0; 128 * 1024], filled: 0, taken: 0 }
+        Self::with_buffer(stream, 128 * 1024)
+    }
+
+    /// For messages of so many bytes at most.
+    pub fn with_buffer(stream: TcpStream, bytes: usize) -> Self {
+        Self { stream, buffer: vec![0; bytes], filled: 0, taken: 0 }
     }
 
     pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {

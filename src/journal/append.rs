@@ -9,7 +9,7 @@ use super::db::Conn;
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal, inbox, sources, types};
 use crate::catalogue::Catalogue;
-use crate::event::Event;
+use crate::event::{Event, Micros};
 
 /// A batch of one source: what it read, and how far it has read.
 #[derive(Clone, Debug, Default)]
@@ -182,6 +182,50 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
         sources::update(conn, append, &appended, quarantined, head.now).await?;
     }
     Ok(appended)
+}
+
+/// A record of our own about something else, which happened now.
+pub(super) struct Record {
+    pub(super) source: String,
+    pub(super) r#type: &'static str,
+    pub(super) aggregate_type: String,
+    pub(super) aggregate_id: String,
+    pub(super) data: serde_json::Value,
+    pub(super) summary: String,
+}
+
+/// Journals records in the writer's transaction, under the head's lock. Their ids are new.
+pub(super) async fn apply_records(
+    conn: &mut Conn,
+    head: &mut HeadRow,
+    records: impl IntoIterator<Item = Record>,
+) -> Result<Appended, Error> {
+    let now = Micros(head.now);
+    let arrival = |record: Record| Arrival {
+        event: Event {
+            id: uuid::Uuid::now_v7().to_string(),
+            source: record.source,
+            r#type: record.r#type.to_owned(),
+            aggregate_type: record.aggregate_type,
+            aggregate_id: record.aggregate_id,
+            aggregate_version: None,
+            occurred_at: now,
+            data: record.data.to_string(),
+            metadata: None,
+        },
+        sequence: None,
+        summary: record.summary,
+        mismatch: None,
+        late: false,
+    };
+    let arrivals: Vec<Arrival> = records.into_iter().map(arrival).collect();
+    let known = Known { identity: 0, content: 0 };
+    let place = |arrival| Placed { arrival, head: head.advance(now), known };
+    let placed: Vec<Placed<'_>> = arrivals.iter().map(place).collect();
+    inbox::insert(conn, &placed).await?;
+    types::count(conn, &placed).await?;
+    let first = placed.first().map(|placed| placed.head.position);
+    Ok(Appended { journaled: placed.len() as u64, first, ..Appended::default() })
 }
 
 fn conflict(arrival: &Arrival) -> Quarantined {

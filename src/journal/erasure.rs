@@ -1,10 +1,10 @@
 //! Erasing an event: its data goes, its place stays, and a record of it is journaled that reaches whoever could see it.
 
-use super::append::{Appended, Arrival, Known, Placed};
+use super::append::{Appended, Record, apply_records};
 use super::db::{Conn, execute, select, with_conn};
 use super::writer::{HeadRow, Write};
-use super::{Error, Journal, inbox, types};
-use crate::event::{ERASED, Event, Micros};
+use super::{Error, Journal};
+use crate::event::ERASED;
 
 /// Requests that are read at a time.
 const REQUESTS_MAX: i64 = 100;
@@ -106,34 +106,18 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -
     execute!(conn, "update deliveries set status = 'discarded' where position = $1 and status = 'dead'", position);
     execute!(conn, "update attempts set answer = null where position = $1", position);
     execute!(conn, "update quarantine set raw = '' where event_id = $1", event_id);
-    let record = record(&erased, event_id, head.now);
-    let placed = [Placed {
-        arrival: &record,
-        head: head.advance(record.event.occurred_at),
-        known: Known { identity: 0, content: 0 },
-    }];
-    inbox::insert(conn, &placed).await?;
-    types::count(conn, &placed).await?;
+    let record = Record {
+        data: serde_json::json!({ "id": event_id, "type": erased.r#type, "position": position }),
+        source: erased.source,
+        r#type: ERASED,
+        aggregate_type: erased.aggregate_type,
+        aggregate_id: erased.aggregate_id,
+        summary: format!("{event_id} was erased"),
+    };
+    let appended = apply_records(conn, head, [record]).await?;
     let sql = "update entries set erases = $2, erased_type = $3 where position = $1";
     execute!(conn, sql, head.position, event_id, erased.r#type.as_str());
     request(conn, event_id, head.now).await?;
     head.erasures += 1;
-    Ok(Appended { journaled: 1, first: Some(head.position), ..Appended::default() })
-}
-
-/// What tells of it: an event of the same aggregate, which names the erased one and holds none of its data.
-fn record(erased: &Erased, event_id: &str, now: i64) -> Arrival {
-    let data = serde_json::json!({ "id": event_id, "type": erased.r#type, "position": erased.position });
-    let event = Event {
-        id: uuid::Uuid::now_v7().to_string(),
-        source: erased.source.clone(),
-        r#type: ERASED.to_owned(),
-        aggregate_type: erased.aggregate_type.clone(),
-        aggregate_id: erased.aggregate_id.clone(),
-        aggregate_version: None,
-        occurred_at: Micros(now),
-        data: data.to_string(),
-        metadata: None,
-    };
-    Arrival { event, sequence: None, summary: format!("{event_id} was erased"), mismatch: None, late: false }
+    Ok(appended)
 }

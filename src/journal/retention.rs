@@ -6,11 +6,11 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tracing::{info, warn};
 
-use super::append::{Appended, Arrival, Known, Placed};
+use super::append::{Appended, Record, apply_records};
 use super::db::{Conn, execute};
 use super::writer::{HeadRow, Write};
-use super::{Error, Journal, inbox, types};
-use crate::event::{Event, Micros};
+use super::{Error, Journal};
+use crate::event::Micros;
 use crate::filter::OWN_SOURCE;
 use crate::runtime::{Clock, Tasks, parse_duration};
 
@@ -91,16 +91,7 @@ impl Journal {
 
 /// Runs in the writer's transaction, under the head's lock.
 pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) -> Result<Appended, Error> {
-    let mut appended = Appended::default();
-    let records: Vec<Arrival> = purge.missed.iter().map(|missed| record(missed, head.now)).collect();
-    let known = Known { identity: 0, content: 0 };
-    let place = |arrival| Placed { arrival, head: head.advance(Micros(head.now)), known };
-    let placed: Vec<Placed<'_>> = records.iter().map(place).collect();
-    inbox::insert(conn, &placed).await?;
-    types::count(conn, &placed).await?;
-    if let Some(first) = placed.first() {
-        appended = Appended { journaled: placed.len() as u64, first: Some(first.head.position), ..appended };
-    }
+    let appended = apply_records(conn, head, purge.missed.iter().map(record)).await?;
     let through = purge.through;
     execute!(conn, "delete from entries where position <= $1", through);
     execute!(conn, "delete from attempts where position <= $1", through);
@@ -111,20 +102,14 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) ->
     Ok(appended)
 }
 
-fn record(missed: &Missed, now: i64) -> Arrival {
+fn record(missed: &Missed) -> Record {
     let Missed { webhook, from, to, count } = missed;
-    let data = serde_json::json!({ "webhook": webhook, "from": from, "to": to, "count": count });
-    let event = Event {
-        id: uuid::Uuid::now_v7().to_string(),
+    Record {
         source: OWN_SOURCE.to_owned(),
-        r#type: "postern.webhook.missed".to_owned(),
+        r#type: "postern.webhook.missed",
         aggregate_type: "Webhook".to_owned(),
         aggregate_id: webhook.clone(),
-        aggregate_version: None,
-        occurred_at: Micros(now),
-        data: data.to_string(),
-        metadata: None,
-    };
-    let summary = format!("webhook {webhook} has not got {count} events that were purged, positions {from} to {to}");
-    Arrival { event, sequence: None, summary, mismatch: None, late: false }
+        data: serde_json::json!({ "webhook": webhook, "from": from, "to": to, "count": count }),
+        summary: format!("webhook {webhook} has not got {count} events that were purged, positions {from} to {to}"),
+    }
 }

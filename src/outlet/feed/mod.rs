@@ -1,12 +1,12 @@
 //! The feed: summaries of the journal's entries for those who poll. `DESIGN` of the documents: `atom`; what clients of
 //! different visibility see, and where pages end: `view`; single events: `detail`.
 
-mod atom;
+pub mod atom;
 mod continuation;
 mod detail;
 mod documents;
 mod erasure;
-mod format;
+pub mod format;
 mod html;
 mod json;
 mod list;
