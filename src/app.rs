@@ -95,7 +95,9 @@ impl Gateway {
         let stopping = tasks.stopping();
         tasks.spawn("http", async move {
             let stopped = async move { stopping.cancelled().await };
-            if let Err(cause) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+            // Made once: a bare router is turned into its routes anew for each connection, and all of that kept with it.
+            let service = router.into_make_service();
+            if let Err(cause) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
                 warn!(%cause, "the HTTP server ended");
             }
         });
