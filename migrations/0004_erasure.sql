@@ -5,9 +5,10 @@ alter table entries add column erased_type text;
 -- Counts erasures: whoever keeps copies of entries looks whether it moved.
 alter table journal add column erasures bigint not null default 0;
 
--- Erasures that somebody asked for, and those that outside caches were not told of yet.
+-- Erasures that somebody asked for; once it is erased, until its bytes are overwritten and outside caches were told.
 create table erasures (
-    event_id     text   not null,
-    requested_at bigint not null,
+    event_id     text    not null,
+    requested_at bigint  not null,
+    is_erased    boolean not null,
     constraint erasures_pk primary key (event_id)
 );

@@ -92,7 +92,7 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
 }
 
 /// What a reader asks for: every filter must hold. Made so that a caller's visibility can't be forgotten.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Selection {
     filters: Vec<Filter>,
 }
@@ -111,6 +111,11 @@ impl Selection {
             filters.push(filter.clone());
         }
         Self { filters }
+    }
+
+    /// Whether it lets everything through but our own operational events.
+    pub fn is_everything(&self) -> bool {
+        self.filters.iter().all(|filter| *filter == Filter::default())
     }
 
     pub fn filters(&self) -> &[Filter] {

@@ -145,7 +145,8 @@ fn write(out: Option<&mut File>, lines: &str) -> anyhow::Result<()> {
 fn first(feed: &Url, after: &str) -> Url {
     let mut url = feed.clone();
     let path = url.path().trim_end_matches('/');
-    let name = [".atom", ".json", ".rss", ".cloudevents"].iter().find_map(|extension| path.strip_suffix(extension));
+    let name =
+        [".atom", ".json", ".rss", ".cloudevents", ".html"].iter().find_map(|extension| path.strip_suffix(extension));
     let path = format!("{}.json", name.unwrap_or(path));
     url.set_path(&path);
     url.query_pairs_mut().append_pair("after", after).append_pair("embed", "data");
@@ -207,7 +208,8 @@ fn open(path: &Path, bytes: u64) -> anyhow::Result<File> {
 
 /// Replaced as a whole: a kill leaves the old one or the new one.
 fn keep(path: &Path, cursor: &Cursor) -> anyhow::Result<()> {
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     let mut file = File::create(&new)?;
     file.write_all(&serde_json::to_vec(cursor)?)?;
     file.sync_all()?;

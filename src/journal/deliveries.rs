@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use sqlx::AssertSqlSafe;
 
 use super::batch::{POSTGRES_ROWS_MAX, Texts, chunks, column, inserts};
-use super::db::{Conn, execute, select};
+use super::db::{Conn, execute, select, with_conn};
 use super::entries::Condition;
 use super::webhooks::Status;
 use super::{Error, Journal};
@@ -64,6 +64,8 @@ pub struct Checkpoint {
     pub last_success_at: Option<i64>,
     /// Also shortens the log.
     pub prune: bool,
+    /// The count of erasures under which the calls were made: after others, what was answered is not kept.
+    pub erasures: i64,
 }
 
 /// What is erased is not sent any more, though its row may wait for the turn of its key.
@@ -204,7 +206,9 @@ pub(super) async fn apply(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<()
             upsert(conn, webhook, row, "failing").await?;
         }
     }
-    insert_attempts(conn, webhook, &checkpoint.attempts).await?;
+    let sql = "select erasures from journal";
+    let erasures: i64 = with_conn!(&mut *conn, c => sqlx::query_scalar(sql).fetch_one(c).await?);
+    insert_attempts(conn, webhook, &checkpoint.attempts, erasures == checkpoint.erasures).await?;
     if checkpoint.prune { prune(conn, webhook).await } else { Ok(()) }
 }
 
@@ -212,7 +216,7 @@ async fn upsert(conn: &mut Conn, webhook: &str, row: &DeliveryRow, status: &str)
     // The bytes of the first failure stay.
     let sql = "insert into deliveries (webhook, position, key, status, event_id, type, attempts, next_attempt_at, \
                last_attempt_at, last_status, last_error, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-               case when exists (select 1 from entries where position = $2 and erased_at is not null) then null else $12 end) \
+               case when exists (select 1 from entries where position = $2 and erased_at is null) then $12 end) \
                on conflict (webhook, position, key) do update set status = excluded.status, event_id = excluded.event_id, \
                type = excluded.type, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at, \
                last_attempt_at = excluded.last_attempt_at, last_status = excluded.last_status, \
@@ -236,7 +240,15 @@ async fn upsert(conn: &mut Conn, webhook: &str, row: &DeliveryRow, status: &str)
     Ok(())
 }
 
-async fn insert_attempts(conn: &mut Conn, webhook: &str, attempts: &[AttemptRow]) -> Result<(), Error> {
+async fn insert_attempts(
+    conn: &mut Conn,
+    webhook: &str,
+    attempts: &[AttemptRow],
+    with_answers: bool,
+) -> Result<(), Error> {
+    fn answer(attempt: &AttemptRow, is_kept: bool) -> Option<&str> {
+        attempt.answer.as_deref().filter(|_| is_kept)
+    }
     const POSTGRES: &str = "insert into attempts (webhook, position, attempt, started_at, duration_ms, status, error, \
          answer) select $1, * from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
          $7::text[], $8::text[]) on conflict do nothing";
@@ -257,7 +269,7 @@ async fn insert_attempts(conn: &mut Conn, webhook: &str, attempts: &[AttemptRow]
                         .bind(row.duration_ms)
                         .bind(row.status)
                         .bind(row.error.as_deref())
-                        .bind(row.answer.as_deref());
+                        .bind(answer(row, with_answers));
                 }
                 query.execute(&mut **transaction).await?;
             }
@@ -272,7 +284,7 @@ async fn insert_attempts(conn: &mut Conn, webhook: &str, attempts: &[AttemptRow]
                     .bind(column(rows, |row| row.duration_ms))
                     .bind(column(rows, |row| row.status))
                     .bind(column(rows, |row| row.error.as_deref()))
-                    .bind(column(rows, |row| row.answer.as_deref()))
+                    .bind(column(rows, |row| answer(row, with_answers)))
                     .execute(&mut **transaction)
                     .await?;
             }

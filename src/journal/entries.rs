@@ -285,14 +285,21 @@ impl Journal {
             after.parse().map_err(|_| unknown())?
         } else {
             let id = event_id_of_atom_id(after).unwrap_or_else(|| after.to_owned());
-            let found = self.by_ids(selection, &[id], Payload::Without).await?;
-            found.first().map(|entry| entry.position).ok_or_else(unknown)?
+            let found = self.by_ids(selection, std::slice::from_ref(&id), Payload::Without).await?;
+            match found.first() {
+                Some(entry) => entry.position,
+                // Whoever sees everything is told that it was there; to others it is what they may not see.
+                None if selection.is_everything() => {
+                    *self.positions(&[normal_id(&id)]).await?.values().next().ok_or_else(unknown)?
+                }
+                None => return Err(unknown()),
+            }
         };
         if position > head.position {
             return Err(unknown());
         }
         if position < head.oldest - 1 {
-            return Err(self.expired(after, &head));
+            return Err(self.expired(after, head.oldest));
         }
         Ok(position)
     }
@@ -305,12 +312,24 @@ impl Journal {
         let last: Option<i64> = select!(self.db(), query_scalar.fetch_optional, sql, cursor.journal_id.as_str());
         match last {
             Some(last) if cursor.position <= last => Ok(cursor.position),
-            _ => Err(self.expired(&cursor.to_string(), head)),
+            _ => Err(self.expired(&cursor.to_string(), head.oldest)),
         }
     }
 
-    fn expired(&self, text: &str, head: &Head) -> Error {
-        let oldest = Cursor::new(self.id(), head.oldest - 1);
+    /// Whether what follows a position was still there after it was read.
+    ///
+    /// # Errors
+    /// [`Error::Expired`].
+    pub fn check_kept(&self, after: i64) -> Result<(), Error> {
+        let oldest = self.known_past().oldest;
+        match after < oldest - 1 {
+            true => Err(self.expired(&Cursor::new(self.id(), after).to_string(), oldest)),
+            false => Ok(()),
+        }
+    }
+
+    fn expired(&self, text: &str, oldest: i64) -> Error {
+        let oldest = Cursor::new(self.id(), oldest - 1);
         Error::Expired { text: text.to_owned(), oldest: oldest.to_string() }
     }
 
@@ -320,7 +339,8 @@ impl Journal {
     /// [`Error::Expired`] if there may have been such an event that was purged, or the database.
     pub async fn before_time(&self, time: Micros) -> Result<i64, Error> {
         let position = self.search("select feed_time from entries where position = $1", time).await?;
-        self.kept_from(position, time).await
+        let head = self.head().await?;
+        self.kept_from(position, time, &head, head.feed_time)
     }
 
     /// The last position that was recorded before `time`.
@@ -328,7 +348,9 @@ impl Journal {
     /// # Errors
     /// As [`Journal::before_time`].
     pub async fn before_recorded(&self, time: Micros) -> Result<i64, Error> {
-        self.kept_from(self.last_recorded_before(time).await?, time).await
+        let position = self.last_recorded_before(time).await?;
+        let head = self.head().await?;
+        self.kept_from(position, time, &head, head.recorded_at)
     }
 
     /// The same, whatever was purged.
@@ -336,9 +358,10 @@ impl Journal {
         self.search("select recorded_at from entries where position = $1", time).await
     }
 
-    async fn kept_from(&self, position: i64, time: Micros) -> Result<i64, Error> {
-        let head = self.head().await?;
-        if position < head.oldest && head.oldest > 1 { Err(self.expired(&time.to_text(), &head)) } else { Ok(position) }
+    /// `newest` is the last time of the journal: what is later was never purged.
+    fn kept_from(&self, position: i64, time: Micros, head: &Head, newest: Micros) -> Result<i64, Error> {
+        let may_be_gone = position < head.oldest && head.oldest > 1 && time <= newest;
+        if may_be_gone { Err(self.expired(&time.to_text(), head.oldest)) } else { Ok(position) }
     }
 
     /// Binary search: both times never decrease along the journal, and positions have no gaps.

@@ -1,13 +1,19 @@
 //! Erasing an event: its data goes, its place stays, and a record of it is journaled that reaches whoever could see it.
 
+use std::time::Duration;
+
+use sqlx::{ConnectOptions as _, Connection as _};
+
 use super::append::{Appended, Record, apply_records};
-use super::db::{Conn, execute, select, with_conn};
+use super::db::{Conn, Db, execute, select, with_conn};
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal};
 use crate::event::ERASED;
 
 /// Requests that are read at a time.
 const REQUESTS_MAX: i64 = 100;
+/// How long readers are waited for. Writers wait, too.
+const SHRED_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A page that holds, or may hold, an event.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -20,13 +26,28 @@ pub struct Holder {
 
 impl Journal {
     /// Erases the event with this public id: its data, metadata and summary, the bodies kept for webhooks and what
-    /// receivers answered. An erased event stays erased; of an unknown one nothing is changed. Durable when it returns.
+    /// receivers answered. An erased event stays erased; of an unknown one nothing is changed. Durable when it returns;
+    /// [`Journal::shred`] comes after it.
     ///
     /// # Errors
     /// The database; nothing was erased then.
     pub async fn erase(&self, event_id: &str) -> Result<(), Error> {
-        self.inner.writer.write(Write::Erase(event_id.to_owned())).await?;
-        self.inner.writer.shred().await
+        self.inner.writer.write(Write::Erase(event_id.to_owned())).await.map(|_| ())
+    }
+
+    /// Overwrites what the files of a SQLite journal still hold of what was erased. PostgreSQL does so by itself, when it
+    /// vacuums. `false`: a reader is in the way, try again.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn shred(&self) -> Result<bool, Error> {
+        let Db::Sqlite(pool) = self.db() else { return Ok(true) };
+        let options = pool.connect_options().as_ref().clone().busy_timeout(SHRED_TIMEOUT);
+        let mut connection = options.connect().await?;
+        let (busy, _, _): (i64, i64, i64) =
+            sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok(busy == 0)
     }
 
     /// Asks whoever serves this journal to erase an event.
@@ -37,13 +58,14 @@ impl Journal {
         self.inner.writer.write(Write::RequestErasure(event_id.to_owned())).await.map(|_| ())
     }
 
-    /// Events that are to be erased, or whose erasure is to be told to outside caches; the oldest first.
+    /// Events that are to be erased, or that are and still have to be overwritten and told to outside caches; the oldest
+    /// first.
     ///
     /// # Errors
     /// The database.
-    pub async fn erasures(&self) -> Result<Vec<String>, Error> {
-        let sql = "select event_id from erasures order by requested_at, event_id limit $1";
-        Ok(select!(self.db(), query_scalar.fetch_all, sql, REQUESTS_MAX))
+    pub async fn erasures(&self, is_erased: bool) -> Result<Vec<String>, Error> {
+        let sql = "select event_id from erasures where is_erased = $1 order by requested_at, event_id limit $2";
+        Ok(select!(self.db(), query_scalar.fetch_all, sql, is_erased, REQUESTS_MAX))
     }
 
     /// Nothing is left to do about these erasures.
@@ -65,9 +87,10 @@ impl Journal {
     }
 }
 
-pub(super) async fn request(conn: &mut Conn, event_id: &str, now: i64) -> Result<(), Error> {
-    let sql = "insert into erasures (event_id, requested_at) values ($1, $2) on conflict (event_id) do nothing";
-    execute!(conn, sql, event_id, now);
+pub(super) async fn request(conn: &mut Conn, event_id: &str, now: i64, is_erased: bool) -> Result<(), Error> {
+    let sql = "insert into erasures (event_id, requested_at, is_erased) values ($1, $2, $3) \
+               on conflict (event_id) do update set is_erased = erasures.is_erased or excluded.is_erased";
+    execute!(conn, sql, event_id, now, is_erased);
     Ok(())
 }
 
@@ -90,10 +113,13 @@ struct Erased {
 /// Runs in the writer's transaction, under the head's lock.
 pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -> Result<Appended, Error> {
     let sql = "select e.position, e.source, e.type, e.aggregate_type, e.aggregate_id from inbox i \
-               join entries e on e.position = i.position where i.event_id = $1 and e.erased_at is null";
+               join entries e on e.position = i.position where i.event_id = $1 and e.erased_at is null and e.erases is null";
     let found: Option<Erased> =
         with_conn!(&mut *conn, c => sqlx::query_as(sql).bind(event_id).fetch_optional(c).await?);
-    let Some(erased) = found else { return Ok(Appended::default()) };
+    let Some(erased) = found else {
+        execute!(conn, "delete from erasures where event_id = $1 and not is_erased", event_id);
+        return Ok(Appended::default());
+    };
     let position = erased.position;
     execute!(
         conn,
@@ -117,7 +143,7 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -
     let appended = apply_records(conn, head, [record]).await?;
     let sql = "update entries set erases = $2, erased_type = $3 where position = $1";
     execute!(conn, sql, head.position, event_id, erased.r#type.as_str());
-    request(conn, event_id, head.now).await?;
+    request(conn, event_id, head.now, true).await?;
     head.erasures += 1;
     Ok(appended)
 }

@@ -137,6 +137,12 @@ pub struct Head {
     pub erasures: i64,
 }
 
+impl Head {
+    pub fn past(&self) -> Past {
+        Past { oldest: self.oldest, erasures: self.erasures }
+    }
+}
+
 /// What can change of entries that are journaled. Both only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Past {
@@ -297,7 +303,7 @@ impl Journal {
     pub async fn head(&self) -> Result<Head, Error> {
         let sql = "select position, recorded_at, feed_time, oldest, erasures from journal";
         let head: Head = select!(&self.inner.db, query_as.fetch_one, sql);
-        self.inner.known.reached(head.position, Past { oldest: head.oldest, erasures: head.erasures });
+        self.inner.known.reached(head.position, head.past());
         Ok(head)
     }
 

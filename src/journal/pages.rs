@@ -3,7 +3,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::db::{Conn, execute, select};
+use super::db::{Conn, execute, select, with_conn};
 use super::entries::Condition;
 use super::writer::Write;
 use super::{Error, Journal};
@@ -123,6 +123,38 @@ pub(super) async fn insert_view(conn: &mut Conn, view: &View) -> Result<(), Erro
                select $1, $2, $3, recorded_at from journal where singleton = 1 on conflict (epoch) do nothing";
     execute!(conn, sql, view.epoch.as_str(), view.feed.as_str(), view.definition.as_str());
     Ok(())
+}
+
+/// Ends the open pages that are about to lose entries up to a position. Whoever stands before such a page must be told, and
+/// a page that was ended without all of its entries is 410.
+pub(super) async fn close(conn: &mut Conn, through: i64) -> Result<(), Error> {
+    let views: Vec<(String, String)> =
+        with_conn!(&mut *conn, c => sqlx::query_as("select epoch, definition from views").fetch_all(c).await?);
+    for (epoch, definition) in views {
+        let Ok(definition) = serde_json::from_str::<Definition>(&definition) else { continue };
+        let sql = "select n, last_position from pages where epoch = $1 order by n desc limit 1";
+        let last: Option<(i64, i64)> =
+            with_conn!(&mut *conn, c => sqlx::query_as(sql).bind(epoch.as_str()).fetch_optional(c).await?);
+        let (n, last) = last.unwrap_or((0, 0));
+        let condition = Condition::of(&definition.selection, 3);
+        let sql =
+            format!("select 1 from entries e where e.position > $1 and e.position <= $2{} limit 1", condition.text);
+        let lost: Option<i32> = with_conn!(&mut *conn, c => {
+            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(last).bind(through);
+            let query = condition.binds.iter().fold(query, |query, text| query.bind(text.as_str()));
+            query.fetch_optional(c).await?
+        });
+        if lost.is_some() {
+            insert_borders(conn, &epoch, &[(n + 1, through)]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The part of [`View::definition`] that is read again.
+#[derive(serde::Deserialize)]
+struct Definition {
+    selection: Selection,
 }
 
 pub(super) async fn insert_borders(conn: &mut Conn, epoch: &str, borders: &[(i64, i64)]) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::append::{Appended, Record, apply_records};
 use super::db::{Conn, execute};
 use super::writer::{HeadRow, Write};
-use super::{Error, Journal};
+use super::{Error, Journal, pages};
 use crate::event::Micros;
 use crate::filter::OWN_SOURCE;
 use crate::runtime::{Clock, Tasks, parse_duration};
@@ -32,6 +32,8 @@ pub struct Missed {
 pub(super) struct Purge {
     pub(super) through: i64,
     pub(super) missed: Vec<Missed>,
+    /// Pages that are open and lose entries up to here end here.
+    pub(super) closes: Option<i64>,
 }
 
 /// `"forever"`, or for how long entries are kept.
@@ -77,10 +79,10 @@ impl Journal {
         if last < head.oldest {
             return Ok(());
         }
-        let (mut missed, mut from) = (missed(last).await?, head.oldest);
+        let (mut missed, mut from, mut closes) = (missed(last).await?, head.oldest, Some(last));
         while from <= last {
             let through = last.min(from + ENTRIES_AT_ONCE - 1);
-            let purge = Purge { through, missed: std::mem::take(&mut missed) };
+            let purge = Purge { through, missed: std::mem::take(&mut missed), closes: closes.take() };
             self.inner.writer.write(Write::Purge(purge)).await?;
             from = through + 1;
         }
@@ -92,6 +94,9 @@ impl Journal {
 /// Runs in the writer's transaction, under the head's lock.
 pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) -> Result<Appended, Error> {
     let appended = apply_records(conn, head, purge.missed.iter().map(record)).await?;
+    if let Some(last) = purge.closes {
+        pages::close(conn, last).await?;
+    }
     let through = purge.through;
     execute!(conn, "delete from entries where position <= $1", through);
     execute!(conn, "delete from attempts where position <= $1", through);

@@ -70,15 +70,6 @@ impl Writer {
         self.write(Write::Checkpoint(checkpoint)).await.map(|_| ())
     }
 
-    /// Overwrites what a SQLite file still holds of rows that were changed before. PostgreSQL does so by itself, when it
-    /// vacuums.
-    pub(super) async fn shred(&self) -> Result<(), Error> {
-        if let Db::Sqlite(pool) = &self.db {
-            sqlx::query("pragma wal_checkpoint(truncate)").execute(pool).await?;
-        }
-        Ok(())
-    }
-
     /// Returns once everything handed in before is written; nothing is written after it.
     pub(super) async fn finish(&self) {
         let _ = self.write(Write::Append(Append::default())).await;
@@ -157,7 +148,7 @@ async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error>
         match (write, &mut head) {
             (Write::Append(append), Some(head)) => result = apply_append(conn, head, append).await?,
             (Write::Erase(id), Some(head)) => result = erasure::apply(conn, head, id).await?,
-            (Write::RequestErasure(id), Some(head)) => erasure::request(conn, id, head.now).await?,
+            (Write::RequestErasure(id), Some(head)) => erasure::request(conn, id, head.now, false).await?,
             (Write::Purge(purge), Some(head)) => result = retention::apply(conn, head, purge).await?,
             (Write::Append(_) | Write::Erase(_) | Write::Purge(_) | Write::RequestErasure(_), None) => {
                 unreachable!("the head is locked for them")

@@ -2,13 +2,15 @@
 
 use std::process::{Command, Output};
 
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use postern::event::Event;
 use postern::web::auth::new_token;
 
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::{Engine, Gateway, arrival, entries, event, events, json, wait_for};
+use crate::support::{Engine, Gateway, arrival, entries, event, events, json, run, wait_for};
 
 const SMALL: &str = "[[feed]]\nname = \"all\"\npage_size = 4\nmax_age = \"1h\"\n";
 /// What must be nowhere in the end.
@@ -18,7 +20,7 @@ fn secret(n: i64) -> Event {
     Event { data: format!("{{\"name\":\"{SECRET}\"}}"), metadata: Some(format!("{{\"by\":\"{SECRET}\"}}")), ..event(n) }
 }
 
-/// Events 1 to 10, the third of which is to be erased; pages of four.
+/// Events 1 to 10, recorded an hour ago, the third of which is to be erased; pages of four.
 async fn gateway(engine: Engine, config: &str) -> Gateway {
     let gateway = Gateway::start_with(engine, config).await;
     gateway.append(events(1..=2)).await;
@@ -26,6 +28,11 @@ async fn gateway(engine: Engine, config: &str) -> Gateway {
     append.arrivals.push(postern::journal::Arrival { summary: format!("{SECRET} paid"), ..arrival(secret(3)) });
     gateway.app().journal().append(append).await.unwrap();
     gateway.append(events(4..=10)).await;
+    let older = "update entries set recorded_at = recorded_at - 3600000000";
+    match engine {
+        Engine::Sqlite => run!(SqliteConnection::connect(&gateway.journal_url).await.unwrap(), older),
+        _ => run!(PgConnection::connect(&gateway.journal_url).await.unwrap(), older),
+    }
     gateway
 }
 
@@ -33,10 +40,13 @@ async fn erase(gateway: &Gateway, id: &str) -> u16 {
     gateway.client().delete(gateway.url(&format!("/events/{id}"))).send().await.unwrap().status().as_u16()
 }
 
-async fn first_page(gateway: &Gateway, format: &str) -> (String, String) {
+async fn page_path(gateway: &Gateway, format: &str) -> String {
     let feeds = json(gateway.get("/feeds").await).await;
-    let epoch = feeds["feeds"][0]["epoch"].as_str().unwrap().to_owned();
-    let page = gateway.get(&format!("/feeds/all/{epoch}/1.{format}")).await;
+    format!("/feeds/all/{}/1.{format}", feeds["feeds"][0]["epoch"].as_str().unwrap())
+}
+
+async fn first_page(gateway: &Gateway, format: &str) -> (String, String) {
+    let page = gateway.get(&page_path(gateway, format).await).await;
     assert_eq!(page.headers()["cache-control"], "public, max-age=3600, immutable");
     (page.headers()["etag"].to_str().unwrap().to_owned(), page.text().await.unwrap())
 }
@@ -46,6 +56,13 @@ async fn an_erased_event_is_gone_from_every_door_and_its_place_stays(engine: Eng
     let (etag, page) = first_page(&gateway, "atom").await;
     assert!(page.contains(SECRET), "the summary holds it");
     let id = event(3).id;
+    let path = page_path(&gateway, "atom").await;
+    let modified = gateway.get(&path).await.headers()["last-modified"].clone();
+    let since = async |time: HeaderValue| {
+        let request = gateway.client().get(gateway.url(&path)).header("if-modified-since", time);
+        request.send().await.unwrap().status()
+    };
+    assert_eq!(since(modified.clone()).await, 304);
     assert_eq!(erase(&gateway, &id).await, 204);
     assert_eq!(erase(&gateway, &id).await, 204, "a second time changes nothing");
     assert_eq!(erase(&gateway, "cart:unknown").await, 404);
@@ -53,6 +70,7 @@ async fn an_erased_event_is_gone_from_every_door_and_its_place_stays(engine: Eng
     let tombstone = format!("ref=\"urn:uuid:{id}\"");
     let (again, page) = first_page(&gateway, "atom").await;
     assert_ne!(again, etag);
+    assert_eq!(since(modified).await, 200, "who has the old page gets the new one");
     assert_eq!((page.matches("<entry>").count(), page.matches("<at:deleted-entry").count()), (3, 1));
     assert!(page.contains(&tombstone) && !page.contains(SECRET));
     let head = gateway.get_text("/feeds/all.atom").await;
@@ -163,18 +181,19 @@ async fn only_who_could_see_it_sees_its_erasure_and_only_an_admin_erases() {
 #[tokio::test]
 async fn caches_are_told_until_they_listen() {
     let cache = Receiver::start(|_| Answer::Status(503)).await;
-    let root = cache.url.trim_end_matches("hook").to_owned();
+    let root = cache.url.replace("hook", "below/");
     let gateway = gateway(Engine::Sqlite, &format!("{SMALL}[feeds]\npurge = [{root:?}]\n")).await;
     first_page(&gateway, "atom").await;
     assert_eq!(erase(&gateway, &event(3).id).await, 204);
     cache.wait(1).await;
     cache.now(|call| Answer::Status(if call.line.contains(".rss") { 404 } else { 200 }));
-    let feeds = json(gateway.get("/feeds").await).await;
-    let page = format!("PURGE /feeds/all/{}/1.atom", feeds["feeds"][0]["epoch"].as_str().unwrap());
-    let journal = gateway.app().journal().clone();
-    wait_for("nothing left to tell", || async { journal.erasures().await.unwrap().is_empty().then_some(()) }).await;
-    let lines: Vec<String> = cache.calls().into_iter().map(|call| call.line).collect();
-    assert!(lines.contains(&page) && lines.contains(&"PURGE /feeds/all.atom".to_owned()), "{lines:?}");
+    let page = format!("PURGE {}", page_path(&gateway, "atom").await);
+    let wanted = [page, "PURGE /feeds/all".to_owned(), format!("PURGE /events/{}", event(3).id)];
+    let told = || async {
+        let lines: Vec<String> = cache.calls().into_iter().skip(1).map(|call| call.line).collect();
+        wanted.iter().all(|line| lines.contains(&line.replace(" /", " /below/"))).then_some(())
+    };
+    wait_for("all of them to be asked for", told).await;
     let host = cache.calls()[0].header("host").to_owned();
     assert_eq!(format!("http://{host}"), gateway.url(""), "asked for as clients ask");
 }

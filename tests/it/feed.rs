@@ -81,6 +81,11 @@ async fn a_sealed_page_is_immutable_and_the_same_after_a_restart() {
     assert_eq!(after.text().await.unwrap(), before);
     let again = gateway.client().get(gateway.url(&path)).header("if-none-match", etag).send().await.unwrap();
     assert_eq!(again.status(), 304);
+    // A cache keeps it once: it has one address.
+    for (alias, status) in [("/02.atom", 404), ("/+2.atom", 404), ("/2.atom?x=1", 400)] {
+        assert_eq!(gateway.get(&path.replace("/2.atom", alias)).await.status(), status, "{alias}");
+    }
+    assert_eq!(gateway.get(&path.replace("/all/", "/%61ll/")).await.status(), 404);
 }
 
 #[tokio::test]
@@ -300,6 +305,11 @@ async fn whoever_waits_is_answered_when_something_comes() {
         assert_eq!(empty.headers()["cache-control"], "no-store");
         assert!(parse(&empty.text().await.unwrap()).entries().is_empty());
         assert_eq!(gateway.get("/feeds/all.atom?after=5").await.headers()["cache-control"], "public, no-cache");
+        let preferred = gateway.client().get(gateway.url("/feeds/all.atom?after=5")).header("prefer", "wait=1");
+        let preferred = preferred.send().await.unwrap();
+        assert_eq!(preferred.headers()["preference-applied"], "wait=1");
+        let has_prefer = preferred.headers().get_all("vary").iter().any(|value| value == "prefer");
+        assert!(has_prefer && !preferred.headers()["link"].to_str().unwrap().contains("wait"));
         // What is there is not waited for.
         assert_eq!(ids(&parse(&ask("after=4&wait=60").await.unwrap().text().await.unwrap())), atom_ids(5..=5));
     }

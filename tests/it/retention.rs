@@ -6,17 +6,18 @@ use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::{Engine, Gateway, entries, event, events, json, run, wait_for};
 
-const SMALL: &str =
-    "[[feed]]\nname = \"all\"\npage_size = 4\n[[feed]]\nname = \"own\"\nfilter = { sources = [\"postern\"] }\n";
+const SMALL: &str = "[[feed]]\nname = \"all\"\npage_size = 4\n[[feed]]\nname = \"own\"\nfilter = { sources = [\"postern\"] }\n[[feed]]\nname = \"long\"\n";
 
 /// Events 1 to 20, of which the first ten were recorded so long ago that they go; a paused webhook has got none.
-async fn purged(engine: Engine) -> (Gateway, String) {
+async fn purged(engine: Engine) -> (Gateway, String, String) {
     let mut gateway = Gateway::start_with(engine, SMALL).await;
     let receiver = Receiver::start(|_| Answer::Status(500)).await;
     gateway.append(events(1..=20)).await;
     let feeds = json(gateway.get("/feeds").await).await;
     let epoch = feeds["feeds"][0]["epoch"].as_str().unwrap().to_owned();
     assert_eq!(gateway.get(&format!("/feeds/all/{epoch}/1.atom")).await.status(), 200);
+    let long = feeds["feeds"][2]["epoch"].as_str().unwrap().to_owned();
+    assert_eq!(gateway.get(&format!("/feeds/long/{long}/1.atom")).await.status(), 200);
     let filter = json!({"types": ["ItemAdded"]});
     let body = json!({"url": receiver.url, "filter": filter, "from": "beginning", "retry": ["2h"]});
     let webhook = json(gateway.post_json("/webhooks", &body).await).await;
@@ -33,11 +34,11 @@ async fn purged(engine: Engine) -> (Gateway, String) {
     gateway.journal_keys = "retention = \"90d\"\n";
     gateway.restart().await;
     wait_for("ten to go", || async { (entries(&gateway).await.first()?.position == 11).then_some(()) }).await;
-    (gateway, epoch)
+    (gateway, epoch, long)
 }
 
 async fn what_is_purged_is_410_with_the_way_to_what_is_left(engine: Engine) {
-    let (gateway, epoch) = purged(engine).await;
+    let (gateway, epoch, long) = purged(engine).await;
     let journal = gateway.app().journal().id().to_owned();
     let oldest = format!("after={journal}-10");
     let gone = [
@@ -48,12 +49,15 @@ async fn what_is_purged_is_410_with_the_way_to_what_is_left(engine: Engine) {
         "/feeds/all/stream?after=3".to_owned(),
         format!("/feeds/all/{epoch}/1.atom"),
         format!("/feeds/all/{epoch}/3.atom"),
+        // It was open, and whoever stands before it has not got what it lost.
+        format!("/feeds/long/{long}/1.atom"),
+        format!("/feeds/all.atom?after={}", event(9).id),
     ];
     for path in gone {
         let answer = gateway.get(&path).await;
         assert_eq!(answer.status(), 410, "{path}");
         let link = answer.headers()["link"].to_str().unwrap().to_owned();
-        assert!(link.starts_with(&format!("<{}", gateway.url("/feeds/all"))), "absolute: {link}");
+        assert!(link.starts_with(&format!("<{}", gateway.url("/feeds/"))), "absolute: {link}");
         assert!(link.contains(&oldest) && link.contains("rel=\"next\""), "{path}: {link}");
     }
     assert_eq!(gateway.get(&format!("/feeds/all/{epoch}/4.atom")).await.status(), 200, "positions 13 to 16");
@@ -61,7 +65,15 @@ async fn what_is_purged_is_410_with_the_way_to_what_is_left(engine: Engine) {
     assert_eq!(left["items"][0]["id"], format!("urn:uuid:{}", event(11).id));
     let since = gateway.get_text("/feeds/all.json?since=2026-01-01T00:15:00Z").await;
     assert!(since.contains(&event(15).id) && !since.contains(&event(14).id));
-    let batch = gateway.get_text("/feeds/all.cloudevents").await;
+    let later = gateway.get("/feeds/all.atom?since=2999-01-01T00:00:00Z").await;
+    assert_eq!(later.status(), 200, "nothing of then was purged");
+    let page = gateway.get_text(&format!("/feeds/long/{long}/2.json")).await;
+    assert!(page.contains(&event(11).id) && page.contains(&event(20).id), "what is left of it, and what comes");
+    let head = gateway.get_text("/feeds/long.atom").await;
+    assert!(head.contains(&event(11).id) && !head.contains(&event(10).id));
+    let batch = gateway.get("/feeds/all.cloudevents").await;
+    assert_eq!(batch.headers()["cache-control"], "public, no-cache", "it starts elsewhere another day");
+    let batch = batch.text().await.unwrap();
     assert!(batch.contains(&event(11).id), "who names no start gets what is left");
     assert_eq!(gateway.get(&format!("/events/{}", event(3).id)).await.status(), 404);
     gateway.append(events(1..=3)).await;

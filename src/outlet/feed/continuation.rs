@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::documents::{after_url, borders, erased, etag, feed_url, head_url, last_modified, mark, page_url, render};
+use super::documents::{
+    LOOKED_AT_MAX, after_url, borders, erased, etag, feed_url, head_url, last_modified, mark, page_url, render,
+};
 use super::query::{From, Query};
 use super::reply::{About, Reply};
 use super::view::ViewState;
@@ -20,6 +22,8 @@ use crate::web::problem::Problem;
 
 /// Continuations that are remembered for others who waited for the same.
 const REMEMBERED: usize = 16;
+const REMEMBERED_BYTES_MAX: usize = 16 * 1024 * 1024;
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// A wait looks again so often although no bell rang: another process may have appended.
 pub(super) const WAIT_LOOK: Duration = Duration::from_secs(2);
 
@@ -35,30 +39,44 @@ pub(super) async fn document(
     let (started, mut bell) = (Instant::now(), feeds.inner.journal.bell());
     let at = |oldest: &str| format!("{}?after={oldest}{}", feed_url(feeds, feed, query.format), query.parameters());
     let after = start(feeds, client, from).await.map_err(|cause| problem(cause, at))?;
-    let (mut examined, mut turn) = (after, None);
+    let (mut examined, mut has_waited) = (after, false);
     loop {
         let (state, head, (last, is_complete)) = borders(feeds, feed, client).await?;
-        let asked = Asked { feeds, state: &state, query, after, examined, is_complete };
-        let found = match turn {
+        let is_fixed = !matches!(from, From::Oldest);
+        let asked = Asked { feeds, state: &state, query, after, examined, is_complete, is_fixed };
+        let found = match has_waited {
             // Whoever waited for the same gets the same: it is read once.
-            Some(_) => asked.remembered(&head, last).await?,
-            None => asked.read(&head, last).await?,
+            true => {
+                let _turn = feeds.inner.turns.lock().await;
+                asked.remembered(&head, last).await?
+            }
+            false => asked.read(&head, last).await?,
         };
-        drop(turn);
+        feeds.inner.journal.check_kept(examined).map_err(|cause| problem(cause, at))?;
         let left = query.wait.map_or(Duration::ZERO, |wait| wait.saturating_sub(started.elapsed()));
         if !found.is_empty || left.is_zero() || feeds.inner.stopping.is_cancelled() {
             let mut response = found.reply.to_response(headers);
             if found.is_empty && query.wait.is_some() {
                 response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             }
+            if let (true, false, Some(wait)) = (query.is_wait_preferred, found.is_immutable, query.wait) {
+                response.headers_mut().append(header::VARY, HeaderValue::from_static("prefer"));
+                let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs())).expect("a number is text");
+                response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+            }
             return Ok(response);
         }
         examined = found.covered;
+        has_waited = examined >= head.position;
+        if !has_waited {
+            // What was looked at so far has nothing, and there is more.
+            continue;
+        }
+        drop(found);
         tokio::select! {
             () = bell.rung(left.min(WAIT_LOOK)) => {}
             () = feeds.inner.stopping.cancelled() => {}
         }
-        turn = Some(feeds.inner.turns.lock().await);
     }
 }
 
@@ -94,6 +112,8 @@ struct Asked<'a> {
     examined: i64,
     /// All page borders are known.
     is_complete: bool,
+    /// The same address always starts there.
+    is_fixed: bool,
 }
 
 /// The continuations that were read last for those who waited.
@@ -104,6 +124,7 @@ pub(super) type Latest = Mutex<VecDeque<(String, Continuation)>>;
 pub(super) struct Continuation {
     reply: Arc<Reply>,
     is_empty: bool,
+    is_immutable: bool,
     covered: i64,
 }
 
@@ -117,15 +138,18 @@ impl Asked<'_> {
             return Ok(found.1.clone());
         }
         let found = self.read(head, last).await?;
-        if latest.len() >= REMEMBERED {
+        latest.push_back((key, found.clone()));
+        let bytes = |latest: &VecDeque<(String, Continuation)>| {
+            latest.iter().map(|(_, it)| it.reply.bytes_max()).sum::<usize>()
+        };
+        while latest.len() > REMEMBERED || (latest.len() > 1 && bytes(&latest) > REMEMBERED_BYTES_MAX) {
             latest.pop_front();
         }
-        latest.push_back((key, found.clone()));
         Ok(found)
     }
 
     async fn read(&self, head: &Head, last: Option<Border>) -> Result<Continuation, Problem> {
-        let Self { feeds, state, query, after, examined, is_complete } = self;
+        let Self { feeds, state, query, after, examined, is_complete, is_fixed } = self;
         let (journal, feed) = (&feeds.inner.journal, &state.feed);
         let limit = query.limit.unwrap_or(feed.page_size);
         let sealed = last.map_or(0, |border| border.last);
@@ -133,7 +157,10 @@ impl Asked<'_> {
             true => journal.page_after(&state.view.epoch, *examined).await?,
             false => None,
         };
-        let through = border.map_or(head.position, |border| border.last);
+        // Those that ask for few of many are led on from time to time.
+        let looked_at = examined + LOOKED_AT_MAX;
+        let border = border.filter(|border| border.last <= looked_at);
+        let through = border.map_or(head.position, |border| border.last).min(looked_at);
         let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
         let selection = state.selection.and(&query.filter);
         let read = journal.read(&selection, range, limit, query.payload()).await?;
@@ -148,7 +175,9 @@ impl Asked<'_> {
         };
         // Where borders are still being found, the same address will end earlier.
         let is_cut = *is_complete || border.is_some() || query.is_filtered();
-        let immutable = (read.more && is_cut) || shared.is_some() || (border.is_some() && !query.has_pages());
+        let is_full = read.more || read.covered == looked_at;
+        let ends_at_border = shared.is_some() || (border.is_some() && !query.has_pages());
+        let immutable = *is_fixed && ((is_full && is_cut) || ends_at_border);
         let next = shared.unwrap_or_else(|| after_url(feeds, feed, read.covered, query));
         let own = after_url(feeds, feed, *after, query);
         let links = [("self", own), ("current", head_url(feeds, feed, query)), ("next", next)];
@@ -161,14 +190,15 @@ impl Asked<'_> {
             etag: etag(feeds, state, &place, query.format),
             immutable: immutable.then_some(feed.max_age),
             public: feeds.inner.public,
-            last_modified: last_modified(feeds, newest),
+            last_modified: last_modified(feeds, &read.entries),
             position: read.covered,
             head: (!immutable).then_some(head.position),
             links: &links,
         };
         let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
         let reply = Arc::new(Reply::new(about, body));
-        Ok(Continuation { reply, is_empty: read.entries.is_empty(), covered: read.covered })
+        let is_empty = read.entries.is_empty();
+        Ok(Continuation { reply, is_empty, is_immutable: immutable, covered: read.covered })
     }
 }
 

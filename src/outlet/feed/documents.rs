@@ -20,6 +20,9 @@ use crate::web::problem::{Kind, Problem};
 /// The head holds at least so many entries, so that naive readers that come rarely see them all.
 const HEAD_ENTRIES_MIN: usize = 50;
 
+/// Positions that one look goes over for entries that a filter lets through.
+pub(super) const LOOKED_AT_MAX: i64 = 50_000;
+
 /// The newest entries, newest first: all after the last sealed page, and at least 50.
 pub(super) async fn head(
     feeds: &Feeds,
@@ -28,7 +31,10 @@ pub(super) async fn head(
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Response, Problem> {
-    let known = feeds.view(feed, &client.visible).head_at(feeds.inner.journal.known_position(), query.format);
+    let journal = &feeds.inner.journal;
+    // In this order: a position that is known tells of all that happened to the past before it.
+    let (position, past) = (journal.known_position(), journal.known_past());
+    let known = feeds.view(feed, &client.visible).head_at(position, past, query.format);
     let is_plain = !query.is_filtered() && !query.embed;
     // Memory may only confirm: whoever has another version may have a newer one, from another process.
     let is_enough =
@@ -37,13 +43,18 @@ pub(super) async fn head(
         return Ok(known.to_response(headers));
     }
     let (state, head, (border, is_complete)) = borders(feeds, feed, client).await?;
-    if let Some(known) = state.head_at(head.position, query.format).filter(|_| is_plain) {
+    if is_plain
+        && is_complete
+        && let Some(known) = state.head_still(journal, &head, query.format).await?
+    {
         return Ok(known.to_response(headers));
     }
-    let range = Range { after: 0, through: Some(head.position), order: Order::Descending };
+    // A filter that nobody prepared for is not looked for in all of a long journal; `first` leads there.
+    let after = if query.is_filtered() { head.position - LOOKED_AT_MAX } else { 0 };
+    let range = Range { after, through: Some(head.position), order: Order::Descending };
     let limit = HEAD_ENTRIES_MIN.max(feed.page_size);
     let selection = state.selection.and(&query.filter);
-    let mut read = feeds.inner.journal.read(&selection, range, limit, query.payload()).await?;
+    let mut read = journal.read(&selection, range, limit, query.payload()).await?;
     let mut links = vec![("self", head_url(feeds, feed, query)), ("current", head_url(feeds, feed, query))];
     match border {
         // Pages hold other events, too, or are being cut: the older ones follow from the beginning.
@@ -60,15 +71,16 @@ pub(super) async fn head(
         let unsealed = read.entries.partition_point(|entry| entry.position > sealed);
         read.entries.truncate(unsealed.max(HEAD_ENTRIES_MIN));
     }
-    let newest = read.entries.first();
-    let cut = if is_complete { "" } else { "u" };
-    let place = format!("{}{cut}{}", newest.map_or(0, |entry| entry.position), mark(query));
+    let (newest, oldest) = (read.entries.first(), read.entries.last());
+    let at = |entry: Option<&Entry>| entry.map_or(0, |entry| entry.position);
+    let first = if query.is_filtered() || !is_complete { format!("f{}", head.oldest) } else { String::new() };
+    let place = format!("{}-{}{first}{}{}", at(newest), at(oldest), mark(query), erased(&read.entries));
     let about = About {
         format: query.format,
         etag: etag(feeds, &state, &place, query.format),
         immutable: None,
         public: feeds.inner.public,
-        last_modified: last_modified(feeds, newest),
+        last_modified: last_modified(feeds, &read.entries),
         position: head.position,
         head: Some(head.position),
         links: &links,
@@ -76,7 +88,7 @@ pub(super) async fn head(
     let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
     let reply = Arc::new(Reply::new(about, body));
     if is_plain && is_complete {
-        state.keep_head(head.position, query.format, Arc::clone(&reply));
+        state.keep_head(&head, query.format, Arc::clone(&reply));
     }
     Ok(reply.to_response(headers))
 }
@@ -123,7 +135,7 @@ pub(super) async fn page(
         etag: etag(feeds, &state, &format!("p{n}-{}{}", border.last, erased(&read.entries)), format),
         immutable: Some(feed.max_age),
         public: feeds.inner.public,
-        last_modified: last_modified(feeds, read.entries.last()),
+        last_modified: last_modified(feeds, &read.entries),
         position: border.last,
         head: None,
         links: &links,
@@ -155,10 +167,20 @@ async fn open_page(
     let newest = read.entries.last();
     let about = About {
         format,
-        etag: etag(feeds, state, &format!("p{n}-{}", newest.map_or(after, |entry| entry.position)), format),
+        etag: etag(
+            feeds,
+            state,
+            &format!(
+                "p{n}-{}-{}{}",
+                read.entries.len(),
+                newest.map_or(after, |entry| entry.position),
+                erased(&read.entries)
+            ),
+            format,
+        ),
         immutable: None,
         public: feeds.inner.public,
-        last_modified: last_modified(feeds, newest),
+        last_modified: last_modified(feeds, &read.entries),
         position: read.covered,
         head: Some(head.position),
         links: &links,
@@ -213,8 +235,10 @@ pub(super) fn render(
     query.format.render(&feeds.inner.names, &document)
 }
 
-pub(super) fn last_modified(feeds: &Feeds, newest: Option<&Entry>) -> Micros {
-    newest.map_or(feeds.inner.journal.created_at(), |entry| entry.recorded_at)
+/// When the last of them was recorded, or erased.
+pub(super) fn last_modified(feeds: &Feeds, entries: &[Entry]) -> Micros {
+    let times = entries.iter().map(|entry| entry.erased_at.map_or(entry.recorded_at, |at| at.max(entry.recorded_at)));
+    times.max().unwrap_or(feeds.inner.journal.created_at())
 }
 
 /// Weak, and the same on every process with this configuration: (epoch, place, what the rendering depends on).

@@ -1,29 +1,34 @@
 //! Erasing events: what `postern forget` and `DELETE /events/{id}` ask for, and telling the caches outside of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use super::Feeds;
 use super::detail::visible_event;
 use super::format::Format;
+use super::{Feeds, Inner};
+use crate::event::escape;
 use crate::journal::Error;
-use crate::runtime::{Backoff, Bell, Tasks};
+use crate::runtime::Backoff;
 use crate::web::auth::{Client, Scope};
 use crate::web::outgoing::Outgoing;
-use crate::web::problem::Problem;
+use crate::web::problem::{Kind, Problem};
 
 /// How often it is looked for requests of other processes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_AT_MOST: Duration = Duration::from_secs(300);
 /// One cache, one page. A cache that does not answer is asked again later.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A page that was made before an erasure may still be on its way to a cache for so long: then it is purged once more.
+const STRAGGLE: Duration = Duration::from_secs(80);
 
 /// The caches in front of the feeds.
 #[derive(Clone)]
@@ -40,10 +45,12 @@ impl Caches {
     /// # Errors
     /// A sentence that names what is no URL.
     pub(super) fn new(purge: &[String], public_url: &str) -> Result<Self, String> {
-        let wrong = |text: &str| format!("`feeds.purge`: `{text}` is no URL such as http://cache:6081/");
+        let wrong =
+            |text: &str| format!("`feeds.purge`: `{text}` is no URL such as http://cache:6081/ (without a user)");
         let mut urls = Vec::new();
         for text in purge {
-            let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            let is_plain = |url: &Url| url.has_host() && url.username().is_empty() && url.password().is_none();
+            let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && is_plain(url));
             urls.push(url.ok_or_else(|| wrong(text))?);
         }
         let hosts: Vec<String> =
@@ -53,32 +60,33 @@ impl Caches {
         Ok(Self { urls, outgoing: Outgoing::new(&hosts)?, host })
     }
 
-    /// Whether all of them forgot what stands at this path. A cache that never had it says so with 404.
-    async fn purge(&self, path: &str) -> bool {
+    /// Whether all of them forgot what stands at these paths. One that fails is not asked for the rest.
+    async fn purge(&self, paths: &BTreeSet<String>) -> bool {
         let mut all = true;
         for cache in &self.urls {
-            let Ok(url) = cache.join(path) else { continue };
-            let method = Method::from_bytes(b"PURGE").expect("a method's name");
-            let status = match self.outgoing.client(&url) {
-                Ok(client) => {
-                    let request = client.request(method, url.clone()).header("host", &self.host).timeout(PURGE_TIMEOUT);
-                    request.send().await.map(|answer| answer.status()).map_err(|cause| cause.to_string())
-                }
-                Err(refused) => Err(refused.to_string()),
-            };
-            match status {
-                Ok(status) if status.is_success() || status == StatusCode::NOT_FOUND => {}
-                Ok(status) => {
-                    warn!(cache.url = %url, %status, "the cache did not purge {url}: {status}, will ask again");
+            for path in paths {
+                let url = format!("{}{path}", cache.as_str().trim_end_matches('/'));
+                if let Err(cause) = self.purge_one(&url).await {
+                    warn!(cache.url = %url, %cause, "the cache did not purge {url}, will ask again: {cause}");
                     all = false;
-                }
-                Err(cause) => {
-                    warn!(cache.url = %url, %cause, "can't reach the cache for {url}, will ask again: {cause}");
-                    all = false;
+                    break;
                 }
             }
         }
         all
+    }
+
+    /// A cache that never had it says so with 404.
+    async fn purge_one(&self, url: &str) -> Result<(), String> {
+        let url = Url::parse(url).map_err(|cause| cause.to_string())?;
+        let method = Method::from_bytes(b"PURGE").expect("a method's name");
+        let client = self.outgoing.client(&url).map_err(|refused| refused.to_string())?;
+        let request = client.request(method, url).header(header::HOST, &self.host).timeout(PURGE_TIMEOUT);
+        match request.send().await.map(|answer| answer.status()) {
+            Ok(status) if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            Ok(status) => Err(status.to_string()),
+            Err(cause) => Err(cause.to_string()),
+        }
     }
 }
 
@@ -90,71 +98,101 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     client.must(&Scope::Admin)?;
     let entry = visible_event(&feeds, &client, &id).await?;
+    if entry.erases.is_some() {
+        return Err(Problem::new(
+            Kind::Unprocessable,
+            "this is the record of an erasure, which holds nothing to erase",
+        ));
+    }
     feeds.inner.journal.erase(&entry.event.id).await?;
     info!(event.id = %entry.event.id, client.name = %client.name, "erased event `{}`", entry.event.id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Does what is asked for, until the gateway stops.
-pub(super) async fn run(feeds: Feeds, tasks: Tasks) {
-    let (stopping, mut bell) = (tasks.stopping(), feeds.inner.journal.bell());
-    let mut backoff = Backoff::new(LOOK_EVERY, Duration::from_secs(300));
+/// Erases what is asked for, until the gateway stops.
+pub(super) async fn erase(feeds: Feeds, stopping: CancellationToken) {
+    let (journal, mut bell) = (feeds.inner.journal.clone(), feeds.inner.journal.bell());
     loop {
-        let wait = match work(&feeds).await {
-            Ok(true) => {
-                backoff.reset();
-                LOOK_EVERY
+        let erased = async {
+            for id in journal.erasures(false).await? {
+                journal.erase(&id).await?;
             }
-            Ok(false) => backoff.next_wait(),
-            Err(cause) => {
-                warn!(%cause, "can't erase what is asked for, will try again: {cause}");
-                backoff.next_wait()
+            Ok::<_, Error>(())
+        };
+        if let Err(cause) = erased.await {
+            warn!(%cause, "can't erase what is asked for, will try again: {cause}");
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = bell.rung(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Overwrites what was erased, and tells the caches, until the gateway stops.
+pub(super) async fn follow_up(feeds: Feeds, stopping: CancellationToken) {
+    let mut bell = feeds.inner.journal.bell();
+    let mut backoff = Backoff::new(LOOK_EVERY, LOOK_AT_MOST);
+    let mut told = HashMap::new();
+    loop {
+        let is_done = follow_up_once(&feeds, &mut told).await.unwrap_or_else(|cause| {
+            warn!(%cause, "can't see to what was erased, will try again: {cause}");
+            false
+        });
+        let wait = if is_done { LOOK_EVERY } else { backoff.next_wait() };
+        let next = async {
+            match is_done {
+                // The record of an erasure rings it.
+                true => bell.rung(wait).await,
+                // Not at every append: it would fail again.
+                false => tokio::time::sleep(wait).await,
             }
         };
-        if !rest(&mut bell, wait, &stopping).await {
-            return;
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = next => {}
+        }
+        if is_done {
+            backoff.reset();
         }
     }
 }
 
-async fn rest(bell: &mut Bell, wait: Duration, stopping: &CancellationToken) -> bool {
-    tokio::select! {
-        () = stopping.cancelled() => false,
-        // The record of an erasure rings it.
-        () = bell.rung(wait) => true,
-    }
-}
-
-/// Whether nothing is left to do.
-async fn work(feeds: &Feeds) -> Result<bool, Error> {
-    let journal = &feeds.inner.journal;
-    let asked = journal.erasures().await?;
-    if asked.is_empty() {
+/// Whether all went well. `told` holds when the caches were told first.
+async fn follow_up_once(feeds: &Feeds, told: &mut HashMap<String, Instant>) -> Result<bool, Error> {
+    let Inner { journal, caches, .. } = &*feeds.inner;
+    let erased = journal.erasures(true).await?;
+    told.retain(|id, _| erased.contains(id));
+    let is_due = |id: &&String| told.get(*id).is_none_or(|at| at.elapsed() >= STRAGGLE);
+    let due: Vec<String> = erased.iter().filter(is_due).cloned().collect();
+    if due.is_empty() {
         return Ok(true);
     }
-    let (mut done, mut paths) = (Vec::new(), BTreeSet::new());
-    for (id, position) in journal.positions(&asked).await? {
-        journal.erase(&id).await?;
-        if !feeds.inner.caches.urls.is_empty() {
-            paths.extend(paths_of(feeds, position).await?);
+    if !journal.shred().await? {
+        return Ok(false);
+    }
+    let mut paths = BTreeSet::new();
+    if !caches.urls.is_empty() {
+        for (id, position) in journal.positions(&due).await? {
+            paths.extend(paths_of(feeds, &id, position).await?);
+        }
+        if !caches.purge(&paths).await {
+            return Ok(false);
         }
     }
-    let mut all = true;
-    for path in paths {
-        all &= feeds.inner.caches.purge(&path).await;
-    }
-    if all {
-        done.extend(asked);
-        journal.erasures_done(done).await?;
-    }
-    Ok(all)
+    let (again, done): (Vec<String>, Vec<String>) =
+        due.into_iter().partition(|id| !caches.urls.is_empty() && !told.contains_key(id));
+    told.extend(again.into_iter().map(|id| (id, Instant::now())));
+    journal.erasures_done(done).await?;
+    Ok(true)
 }
 
-/// Every page that may hold the position, and the start of every other document of its feeds: their addresses hold
-/// cursors, so a cache finds them by it if it can.
-async fn paths_of(feeds: &Feeds, position: i64) -> Result<Vec<String>, Error> {
-    let mut paths = Vec::new();
+/// Where the event itself and every page that may hold it are, and the start of every other document of its feeds: their
+/// addresses hold cursors, so a cache finds them by it if it can.
+async fn paths_of(feeds: &Feeds, id: &str, position: i64) -> Result<Vec<String>, Error> {
+    let mut paths = vec![format!("/events/{}", escape(id))];
     for holder in feeds.inner.journal.holders(position).await? {
+        paths.push(format!("/feeds/{}", holder.feed));
         for format in Format::ALL {
             let extension = format.extension();
             paths.push(format!("/feeds/{}.{extension}", holder.feed));

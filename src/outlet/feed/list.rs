@@ -13,7 +13,6 @@ use super::atom::push_text;
 use super::format::Format;
 use super::{FeedConfig, Feeds};
 use crate::event::Cursor;
-use crate::journal::{Order, Payload, Range};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{html, negotiate};
@@ -63,8 +62,7 @@ pub(super) async fn feeds(
 async fn item<'a>(feeds: &Feeds, feed: &'a FeedConfig, client: &Client) -> Result<Item<'a>, Problem> {
     let journal = &feeds.inner.journal;
     let state = feeds.view(feed, &client.visible);
-    let range = Range { after: 0, through: None, order: Order::Descending };
-    let newest = journal.read(&state.selection, range, 1, Payload::Without).await?;
+    let head = journal.head().await?;
     let cursor = |position| Cursor::new(journal.id(), position).to_string();
     Ok(Item {
         name: &feed.name,
@@ -73,9 +71,9 @@ async fn item<'a>(feeds: &Feeds, feed: &'a FeedConfig, client: &Client) -> Resul
         formats: Format::ALL.map(Format::extension),
         page_size: feed.page_size,
         epoch: state.view.epoch.clone(),
-        head: cursor(newest.head.position),
-        oldest: cursor(newest.head.oldest - 1),
-        updated: newest.entries.first().map(|entry| entry.feed_time.to_millis_text()),
+        head: cursor(head.position),
+        oldest: cursor(head.oldest - 1),
+        updated: state.newest(journal, &head).await?.map(|time| time.to_millis_text()),
     })
 }
 

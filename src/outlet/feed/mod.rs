@@ -22,7 +22,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
 use axum::routing::get;
 use serde::de::Error as _;
@@ -202,7 +202,8 @@ impl Feeds {
     /// Keeps the page borders of the views that are in use up to date, so that no request has to, and erases what is asked
     /// to be erased.
     pub fn run(&self, tasks: &Tasks) {
-        tasks.spawn("erasures", erasure::run(self.clone(), tasks.clone()));
+        tasks.spawn("erasures", erasure::erase(self.clone(), tasks.stopping()));
+        tasks.spawn("erasures' follow-up", erasure::follow_up(self.clone(), tasks.stopping()));
         let (feeds, stopping, mut bell) = (self.clone(), tasks.stopping(), self.inner.journal.bell());
         tasks.spawn("feed sealer", async move {
             while wait(&mut bell, &stopping).await {
@@ -249,9 +250,11 @@ async fn document(
     Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
+    one_spelling(&uri, &format!("/feeds/{name}"))?;
     let (feed, named) = Format::split(&name).map_or((name.as_str(), None), |(feed, format)| (feed, Some(format)));
     let feed = feeds.feed(feed)?;
     let format = named.or_else(|| negotiated(&headers));
@@ -259,19 +262,29 @@ async fn document(
         let known: Vec<&str> = Format::ALL.iter().map(|format| format.media_type()).collect();
         Problem::new(Kind::NotAcceptable, format!("this feed is served as {}", known.join(", ")))
     })?;
-    let query = Query::parse(query.as_deref().unwrap_or_default(), &headers, format)?;
+    let text = query.unwrap_or_default();
+    let query = Query::parse(&text, &headers, format)?;
     let mut response = match &query.from {
         None => documents::head(&feeds, feed, &client, &headers, &query).await?,
         Some(from) => continuation::document(&feeds, feed, &client, &headers, (&query, from)).await?,
     };
     if named.is_none() {
-        let location = format!("/feeds/{}.{}", feed.name, format.extension());
+        let mark = if text.is_empty() { "" } else { "?" };
+        let location = format!("{}{mark}{text}", documents::feed_url(&feeds, feed, format));
         response.headers_mut().append(header::VARY, header::HeaderValue::from_static("accept"));
         if let Ok(value) = location.parse() {
             response.headers_mut().insert(header::CONTENT_LOCATION, value);
         }
     }
     Ok(response)
+}
+
+/// Documents are kept by caches under their address, so each has one.
+fn one_spelling(uri: &Uri, path: &str) -> Result<(), Problem> {
+    match uri.path() == path {
+        true => Ok(()),
+        false => Err(Problem::new(Kind::NotFound, "feeds, epochs and pages are written without percent signs")),
+    }
 }
 
 /// The format that the client likes best.
@@ -286,13 +299,18 @@ async fn page(
     State(feeds): State<Feeds>,
     Extension(client): Extension<Arc<Client>>,
     Path((feed, epoch, page)): Path<(String, String, String)>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
+    one_spelling(&uri, &format!("/feeds/{feed}/{epoch}/{page}"))?;
+    if uri.query().is_some_and(|query| !query.is_empty()) {
+        return Err(Problem::new(Kind::BadRequest, "a page takes no parameters: it always holds the same entries"));
+    }
     let feed = feeds.feed(&feed)?;
     let unknown = || Problem::new(Kind::NotFound, format!("`{page}` is no page; pages are 1.atom, 2.atom and so on"));
     let (n, format) = Format::split(&page).ok_or_else(unknown)?;
-    let n = n.parse::<i64>().map_err(|_| unknown())?;
+    let n = n.parse::<i64>().ok().filter(|number| *number >= 1 && number.to_string() == n).ok_or_else(unknown)?;
     if format == Format::CloudEvents {
         let detail = "batches of CloudEvents have no numbered pages: they end where their data gets large; use ?after=";
         return Err(Problem::new(Kind::NotFound, detail));

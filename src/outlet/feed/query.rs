@@ -21,6 +21,8 @@ pub(super) struct Query {
     pub limit: Option<usize>,
     /// How long to wait where there is nothing yet.
     pub wait: Option<Duration>,
+    /// A header asked for it: the links of the document don't.
+    pub is_wait_preferred: bool,
     pub filter: Filter,
     pub format: Format,
     /// The events stand whole in a JSON Feed.
@@ -93,6 +95,7 @@ impl Query {
         }
         if it.from.is_some() && it.wait.is_none() {
             it.wait = preferred_wait(headers);
+            it.is_wait_preferred = it.wait.is_some();
         }
         it.add_aggregates(&aggregates)?;
         it.filter.check().map_err(|cause| bad(cause.to_string()))?;
@@ -134,7 +137,7 @@ impl Query {
         if let Some(limit) = self.limit {
             text.append_pair("limit", &limit.to_string());
         }
-        if let Some(wait) = self.wait {
+        if let Some(wait) = self.wait.filter(|_| !self.is_wait_preferred) {
             text.append_pair("wait", &wait.as_secs().to_string());
         }
         if self.embed {

@@ -44,6 +44,8 @@ pub struct Reply {
     brotli: OnceLock<Option<Bytes>>,
 }
 
+/// Larger bodies would keep a thread for long.
+const COMPRESSED_AT_ONCE_MAX: usize = 256 * 1024;
 /// After this time nothing more is journaled in the same second, whatever the clocks of database and process say.
 const SECOND_IS_OVER: i64 = 3_000_000;
 
@@ -73,6 +75,18 @@ impl Reply {
         put(header::VARY, if about.public { "accept-encoding" } else { "accept-encoding, authorization" });
         let (gzip, brotli) = (OnceLock::new(), OnceLock::new());
         Self { etag: about.etag, headers, last_modified: about.last_modified, body, gzip, brotli }
+    }
+
+    /// The same document when the journal has gone on without it.
+    #[must_use]
+    pub fn at(&self, position: i64) -> Self {
+        let mut headers = self.headers.clone();
+        for name in [FEED_POSITION, FEED_HEAD] {
+            headers.insert(name, HeaderValue::from(position));
+        }
+        let (etag, body) = (self.etag.clone(), self.body.clone());
+        let (gzip, brotli) = (self.gzip.clone(), self.brotli.clone());
+        Self { etag, headers, last_modified: self.last_modified, body, gzip, brotli }
     }
 
     /// So much memory it may take: the compressed forms are a tenth of a document or less, each.
@@ -110,7 +124,8 @@ impl Reply {
     }
 
     fn put_body(&self, request: &HeaderMap, response: &mut Response) {
-        let encoding = negotiate::encoding(request);
+        // What is large is compressed in pieces, by the layer around all of it.
+        let encoding = negotiate::encoding(request).filter(|_| self.body.len() <= COMPRESSED_AT_ONCE_MAX);
         let compressed = match encoding {
             Some(Encoding::Gzip) => self.gzip.get_or_init(|| shorter(&self.body, gzip)).clone(),
             Some(Encoding::Brotli) => self.brotli.get_or_init(|| shorter(&self.body, brotli)).clone(),

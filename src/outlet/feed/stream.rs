@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Feeds;
 use super::continuation::{WAIT_LOOK, problem, start};
+use super::documents::LOOKED_AT_MAX;
 use super::format::Format;
 use super::query::{From, Query};
 use crate::event::{Cursor, Entry, EventJson};
@@ -92,10 +93,13 @@ impl Follower {
                 self.beat_at = Instant::now() + BEAT;
                 return Ok(event(inner.journal.id(), &entry));
             }
-            let page = inner.journal.read(&self.selection, Range::after(self.after), PAGE, Payload::With).await?;
+            let range = Range { through: Some(self.after + LOOKED_AT_MAX), ..Range::after(self.after) };
+            let page = inner.journal.read(&self.selection, range, PAGE, Payload::With).await?;
+            // What was purged under way is told to whoever comes again.
+            inner.journal.check_kept(self.after)?;
             self.after = page.covered;
             self.found.extend(page.entries);
-            if !self.found.is_empty() || page.more {
+            if !self.found.is_empty() || page.covered < page.head.position {
                 continue;
             }
             if Instant::now() >= self.beat_at {

@@ -8,8 +8,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::FeedConfig;
 use super::format::Format;
 use super::reply::Reply;
+use crate::event::Micros;
 use crate::filter::Selection;
-use crate::journal::{Border, Error, Head, Journal, Order, Past, Range, View};
+use crate::journal::{Border, Error, Head, Journal, Order, Past, Payload, Range, View};
 use crate::runtime::{hex, sha256};
 
 /// Visibilities of different clients make views of their own; of more than this one is forgotten, and looked up again
@@ -33,11 +34,25 @@ pub struct ViewState {
     known: Mutex<Option<Sealed>>,
     /// One looks for borders at a time.
     sealing: AsyncMutex<()>,
-    /// The head in each format as it was last made, and the journal's position then.
-    heads: Mutex<Heads>,
+    /// The head in each format as it was last made.
+    heads: Mutex<[Option<KnownHead>; Format::ALL.len()]>,
+    newest: Mutex<Newest>,
 }
 
-type Heads = [Option<(i64, Arc<Reply>)>; Format::ALL.len()];
+#[derive(Clone)]
+struct KnownHead {
+    position: i64,
+    past: Past,
+    reply: Arc<Reply>,
+}
+
+/// The feed time of the newest entry up to a position, of those that were there at a past.
+#[derive(Clone, Copy, Default)]
+struct Newest {
+    through: i64,
+    past: Past,
+    time: Option<Micros>,
+}
 
 #[derive(Clone, Copy)]
 struct Sealed {
@@ -46,17 +61,64 @@ struct Sealed {
     through: i64,
     /// Entries between the last border and `through`: less than a page.
     waiting: i64,
+    /// The oldest position that was kept then: pages that lose entries are ended by whoever purges.
+    oldest: i64,
 }
 
 impl ViewState {
-    /// The head, if nothing was journaled since it was made.
-    pub fn head_at(&self, position: i64, format: Format) -> Option<Arc<Reply>> {
-        let heads = self.heads.lock().expect("no holder of this lock panics");
-        heads[format as usize].as_ref().filter(|(at, _)| *at == position).map(|(_, reply)| Arc::clone(reply))
+    /// The head, if nothing was journaled, erased or purged since it was made.
+    pub fn head_at(&self, position: i64, past: Past, format: Format) -> Option<Arc<Reply>> {
+        self.known_head(past, format).filter(|known| known.position == position).map(|known| known.reply)
     }
 
-    pub fn keep_head(&self, position: i64, format: Format, reply: Arc<Reply>) {
-        self.heads.lock().expect("no holder of this lock panics")[format as usize] = Some((position, reply));
+    /// The head, if none of what was journaled since it was made is the feed's.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn head_still(
+        &self,
+        journal: &Journal,
+        head: &Head,
+        format: Format,
+    ) -> Result<Option<Arc<Reply>>, Error> {
+        let Some(known) = self.known_head(head.past(), format) else { return Ok(None) };
+        if known.position < head.position {
+            let range = Range { after: known.position, through: Some(head.position), order: Order::Ascending };
+            if journal.count(&self.selection, range, 1).await? > 0 {
+                return Ok(None);
+            }
+            let reply = Arc::new(known.reply.at(head.position));
+            self.keep_head(head, format, Arc::clone(&reply));
+            return Ok(Some(reply));
+        }
+        Ok(Some(known.reply))
+    }
+
+    pub fn keep_head(&self, head: &Head, format: Format, reply: Arc<Reply>) {
+        let known = KnownHead { position: head.position, past: head.past(), reply };
+        self.heads.lock().expect("no holder of this lock panics")[format as usize] = Some(known);
+    }
+
+    fn known_head(&self, past: Past, format: Format) -> Option<KnownHead> {
+        let heads = self.heads.lock().expect("no holder of this lock panics");
+        heads[format as usize].as_ref().filter(|known| known.past == past).cloned()
+    }
+
+    /// The feed time of the newest entry.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn newest(&self, journal: &Journal, head: &Head) -> Result<Option<Micros>, Error> {
+        let known = *self.newest.lock().expect("no holder of this lock panics");
+        let known = if known.past == head.past() { known } else { Newest { past: head.past(), ..Newest::default() } };
+        if known.through >= head.position {
+            return Ok(known.time);
+        }
+        let range = Range { after: known.through, through: Some(head.position), order: Order::Descending };
+        let found = journal.read(&self.selection, range, 1, Payload::Without).await?;
+        let time = found.entries.first().map(|entry| entry.feed_time).or(known.time);
+        *self.newest.lock().expect("no holder of this lock panics") = Newest { through: head.position, time, ..known };
+        Ok(time)
     }
 
     /// The last border that is known, and whether that is all: of a view that lies far behind, the borders are found in
@@ -65,9 +127,9 @@ impl ViewState {
     /// # Errors
     /// The journal.
     pub async fn last_border(&self, journal: &Journal, head: &Head) -> Result<(Option<Border>, bool), Error> {
-        let known = match self.known() {
+        let known = match self.known(head) {
             Some(known) => known,
-            None => self.begin(journal).await?,
+            None => self.begin(journal, head).await?,
         };
         if known.through >= head.position || head.position - known.through > WINDOW {
             return Ok((known.last, known.through >= head.position));
@@ -78,7 +140,7 @@ impl ViewState {
                 return Ok((last, true));
             }
         }
-        Ok((self.known().and_then(|known| known.last), false))
+        Ok((self.known(head).and_then(|known| known.last), false))
     }
 
     /// One step of finding borders; whether it was the last one.
@@ -86,30 +148,35 @@ impl ViewState {
     /// # Errors
     /// The journal.
     pub async fn seal(&self, journal: &Journal, head: &Head) -> Result<(Option<Border>, bool), Error> {
-        let known = match self.known() {
+        let known = match self.known(head) {
             Some(known) => known,
-            None => self.begin(journal).await?,
+            None => self.begin(journal, head).await?,
         };
         let _one = self.sealing.lock().await;
         // Whoever waited may find it done.
-        let known = self.known().unwrap_or(known);
+        let known = self.known(head).unwrap_or(known);
         let now = if known.through < head.position { self.step(journal, known, head).await? } else { known };
         *self.known.lock().expect("no holder of this lock panics") = Some(now);
         Ok((now.last, now.through >= head.position))
     }
 
-    fn known(&self) -> Option<Sealed> {
-        *self.known.lock().expect("no holder of this lock panics")
+    /// Nothing after a purge: it may have ended a page.
+    fn known(&self, head: &Head) -> Option<Sealed> {
+        self.known.lock().expect("no holder of this lock panics").filter(|known| known.oldest >= head.oldest)
     }
 
-    async fn begin(&self, journal: &Journal) -> Result<Sealed, Error> {
+    async fn begin(&self, journal: &Journal, head: &Head) -> Result<Sealed, Error> {
         let _one = self.sealing.lock().await;
-        if let Some(known) = self.known() {
+        if let Some(known) = self.known(head) {
             return Ok(known);
         }
         journal.know_view(&self.view).await?;
-        let last = journal.last_border(&self.view.epoch).await?;
-        let sealed = Sealed { last, through: last.map_or(0, |border| border.last), waiting: 0 };
+        let (last, oldest) = (journal.last_border(&self.view.epoch).await?, head.oldest);
+        let before = *self.known.lock().expect("no holder of this lock panics");
+        let sealed = match before.filter(|before| before.last == last) {
+            Some(before) => Sealed { oldest, ..before },
+            None => Sealed { last, through: last.map_or(0, |border| border.last), waiting: 0, oldest },
+        };
         *self.known.lock().expect("no holder of this lock panics") = Some(sealed);
         Ok(sealed)
     }
@@ -126,8 +193,11 @@ impl ViewState {
         let (last, is_all) = journal.seal(&self.view, &self.selection, size, now.last, through).await?;
         let after = last.map_or(0, |border| border.last);
         match is_all {
-            true => Ok(Sealed { last, through, waiting: journal.count(&self.selection, stretch(after), size).await? }),
-            false => Ok(Sealed { last, through: after, waiting: 0 }),
+            true => {
+                let waiting = journal.count(&self.selection, stretch(after), size).await?;
+                Ok(Sealed { last, through, waiting, ..now })
+            }
+            false => Ok(Sealed { last, through: after, waiting: 0, ..now }),
         }
     }
 }
@@ -142,8 +212,12 @@ impl Views {
     /// The view of a feed that a client with this visibility gets.
     pub fn get(&self, journal: &Journal, feed: &FeedConfig, visible: &Selection) -> Arc<ViewState> {
         let mut views = self.known.lock().expect("no holder of this lock panics");
-        if let Some(state) = views.iter().find(|state| state.feed.name == feed.name && state.visible == *visible) {
-            return Arc::clone(state);
+        let is_it = |state: &Arc<ViewState>| state.feed.name == feed.name && state.visible == *visible;
+        if let Some(at) = views.iter().position(is_it) {
+            // The one that was not asked for longest goes first.
+            let state = views.remove(at).expect("it was found there");
+            views.push_back(Arc::clone(&state));
+            return state;
         }
         if views.len() >= VIEWS_MAX {
             views.pop_front();
@@ -155,9 +229,16 @@ impl Views {
         .to_string();
         let epoch = hex(&sha256(&definition)[..5]);
         let view = View { epoch, feed: feed.name.clone(), definition };
-        let (feed, visible, known, heads) = (feed.clone(), visible.clone(), Mutex::default(), Mutex::default());
-        let state = ViewState { view, feed, visible, selection, known, sealing: AsyncMutex::default(), heads };
-        let state = Arc::new(state);
+        let state = Arc::new(ViewState {
+            view,
+            feed: feed.clone(),
+            visible: visible.clone(),
+            selection,
+            known: Mutex::default(),
+            sealing: AsyncMutex::default(),
+            heads: Mutex::default(),
+            newest: Mutex::default(),
+        });
         views.push_back(Arc::clone(&state));
         state
     }

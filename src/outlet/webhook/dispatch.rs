@@ -154,7 +154,7 @@ impl Dispatch {
             self.written(result);
         }
         let id = &self.target.row.id;
-        let checkpoint = self.lanes.snapshot(id);
+        let checkpoint = Checkpoint { erasures: self.erasures, ..self.lanes.snapshot(id) };
         if self.snapshot.is_none()
             && let Err(cause) = self.shared.journal.checkpoint(checkpoint).await
         {
@@ -229,7 +229,7 @@ impl Dispatch {
         if !due {
             return;
         }
-        let checkpoint = self.lanes.snapshot(&self.target.row.id);
+        let checkpoint = Checkpoint { erasures: self.erasures, ..self.lanes.snapshot(&self.target.row.id) };
         self.saved_cursor = checkpoint.cursor;
         self.unsaved_since = None;
         self.cursor_since = Instant::now();

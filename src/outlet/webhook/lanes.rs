@@ -259,6 +259,7 @@ impl Lanes {
             failing_since: self.failing_since,
             last_success_at: self.last_success_at,
             prune: self.snapshots % PRUNE_EVERY == 1,
+            ..Checkpoint::default()
         }
     }
 
