@@ -12,6 +12,7 @@ mod entries;
 mod erasure;
 mod inbox;
 mod pages;
+mod places;
 mod retention;
 mod sources;
 mod types;
