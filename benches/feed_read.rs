@@ -24,23 +24,20 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use support::{Comparison, LOAD, Measured, Meter};
 
 const EVENTS: usize = 1_000_000;
-const DEPTHS: [(&str, i64); 3] = [("after 1 000", 1_000), ("after 500 000", 500_000), ("after 999 000 - 800", 998_200)];
+const DEPTHS: [(&str, i64); 3] = [("after 1 000", 1_000), ("after 500 000", 500_000), ("after 998 000", 997_800)];
 /// Pages a turn, each a little further.
 const PAGES: usize = 200;
 const REPETITIONS: usize = 7;
 const RENDERINGS: usize = 400;
 
 fn main() -> anyhow::Result<()> {
-    let events: usize =
-        std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(EVENTS).max(1_000);
     support::pin();
     let (gateway_side, raw_side) = (support::runtime("gateway")?, support::runtime("raw")?);
-    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(events, 1_000, 100)))?;
+    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, 1_000, 100)))?;
     let url = gateway.app.journal().url().to_owned();
     let mut raw = raw_side.block_on(SqliteConnection::connect(&url))?;
     let mut comparisons = Vec::new();
     for (name, depth) in DEPTHS {
-        let depth = depth * events as i64 / EVENTS as i64;
         let mut comparison = Comparison::new(name, 0.5);
         for turn in 0..=REPETITIONS {
             let after = depth + turn as i64;

@@ -26,9 +26,9 @@ use axum::routing::Route;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
-use tower::Service;
 use tower::layer::layer_fn;
-use tower_http::compression::CompressionLayer;
+use tower::{Service, ServiceExt as _, service_fn};
+use tower_http::compression::Compression;
 use tracing::Instrument as _;
 
 use auth::{Auth, Client};
@@ -128,8 +128,7 @@ pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
         let front = Arc::clone(&front);
         let door = layer_fn(move |route| Door { front: Arc::clone(&front), is_guarded, route });
         let refuse = || async { Problem::new(Kind::MethodNotAllowed, "not with this method; see Allow") };
-        // Compression comes last: what a room says of an error is read before it.
-        router.method_not_allowed_fallback(refuse).layer((CompressionLayer::new(), door))
+        router.method_not_allowed_fallback(refuse).layer(door)
     };
     let nothing = || async { Problem::new(Kind::NotFound, "there is nothing at this URL; GET / lists what there is") };
     behind_door(open.fallback(nothing), false).merge(behind_door(guarded, true))
@@ -156,6 +155,7 @@ impl Service<Request> for Door {
         let front = Arc::clone(&self.front);
         let id = front.request_id(&request);
         let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
+        let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
         let admitted = if self.is_guarded { front.admit(&mut request) } else { Ok(()) };
         let answer = admitted.map(|()| {
             let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
@@ -167,8 +167,25 @@ impl Service<Request> for Door {
                 Err(problem) => problem.into_response(),
             };
             front.finish(&mut response, id, uri.path(), is_head).await;
-            Ok(response)
+            // Last: what a room says of an error is read before it. Rooms compress what they keep.
+            match encodings.filter(|_| !response.headers().contains_key(header::CONTENT_ENCODING)) {
+                Some(encodings) => Ok(compressed(response, encodings).await),
+                None => Ok(response),
+            }
         })
+    }
+}
+
+/// The answer as the client likes it compressed.
+async fn compressed(response: Response, encodings: HeaderValue) -> Response {
+    let mut request = Request::new(Body::empty());
+    request.headers_mut().insert(header::ACCEPT_ENCODING, encodings);
+    let mut response = Some(response);
+    let answer =
+        service_fn(move |_: Request| std::future::ready(Ok::<_, Infallible>(response.take().unwrap_or_default())));
+    match Compression::new(answer).oneshot(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
     }
 }
 

@@ -8,7 +8,7 @@ use crate::event::{Entry, Micros};
 /// Changes with every change of the bytes that this folder makes of the same entries.
 pub const RENDERING_VERSION: u32 = 2;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
     /// RFC 4287.
     #[default]

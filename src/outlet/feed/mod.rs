@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::Router;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
 use axum::routing::get;
@@ -244,29 +244,33 @@ async fn wait(bell: &mut Bell, stopping: &CancellationToken) -> bool {
     }
 }
 
+/// The parts of a path behind `/feeds/`, as they are written: documents are kept by caches under their address, so each has
+/// one spelling, and no name of ours has a character to be escaped.
+fn parts(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.path().split('/').skip(2)
+}
+
 /// `GET /feeds/{feed}` and `/feeds/{feed}.atom`, `.rss`, `.json`, `.cloudevents`: the head, or a continuation.
 async fn document(
     State(feeds): State<Feeds>,
     Extension(client): Extension<Arc<Client>>,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
-    one_spelling(&uri, &format!("/feeds/{name}"))?;
-    let (feed, named) = Format::split(&name).map_or((name.as_str(), None), |(feed, format)| (feed, Some(format)));
+    let (uri, headers) = (request.uri(), request.headers());
+    let name = parts(uri).next().unwrap_or_default();
+    let (feed, named) = Format::split(name).map_or((name, None), |(feed, format)| (feed, Some(format)));
     let feed = feeds.feed(feed)?;
-    let format = named.or_else(|| negotiated(&headers));
+    let format = named.or_else(|| negotiated(headers));
     let format = format.ok_or_else(|| {
         let known: Vec<&str> = Format::ALL.iter().map(|format| format.media_type()).collect();
         Problem::new(Kind::NotAcceptable, format!("this feed is served as {}", known.join(", ")))
     })?;
-    let text = query.unwrap_or_default();
-    let query = Query::parse(&text, &headers, format)?;
+    let text = uri.query().unwrap_or_default();
+    let query = Query::parse(text, headers, format)?;
     let mut response = match &query.from {
-        None => documents::head(&feeds, feed, &client, &headers, &query).await?,
-        Some(from) => continuation::document(&feeds, feed, &client, &headers, (&query, from)).await?,
+        None => documents::head(&feeds, feed, &client, headers, &query).await?,
+        Some(from) => continuation::document(&feeds, feed, &client, headers, (&query, from)).await?,
     };
     if named.is_none() {
         let mark = if text.is_empty() { "" } else { "?" };
@@ -277,14 +281,6 @@ async fn document(
         }
     }
     Ok(response)
-}
-
-/// Documents are kept by caches under their address, so each has one.
-fn one_spelling(uri: &Uri, path: &str) -> Result<(), Problem> {
-    match uri.path() == path {
-        true => Ok(()),
-        false => Err(Problem::new(Kind::NotFound, "feeds, epochs and pages are written without percent signs")),
-    }
 }
 
 /// The format that the client likes best.
@@ -298,22 +294,21 @@ fn negotiated(headers: &HeaderMap) -> Option<Format> {
 async fn page(
     State(feeds): State<Feeds>,
     Extension(client): Extension<Arc<Client>>,
-    Path((feed, epoch, page)): Path<(String, String, String)>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
-    one_spelling(&uri, &format!("/feeds/{feed}/{epoch}/{page}"))?;
+    let (uri, mut parts) = (request.uri(), parts(request.uri()));
+    let [feed, epoch, page] = [(); 3].map(|()| parts.next().unwrap_or_default());
     if uri.query().is_some_and(|query| !query.is_empty()) {
         return Err(Problem::new(Kind::BadRequest, "a page takes no parameters: it always holds the same entries"));
     }
-    let feed = feeds.feed(&feed)?;
+    let feed = feeds.feed(feed)?;
     let unknown = || Problem::new(Kind::NotFound, format!("`{page}` is no page; pages are 1.atom, 2.atom and so on"));
-    let (n, format) = Format::split(&page).ok_or_else(unknown)?;
+    let (n, format) = Format::split(page).ok_or_else(unknown)?;
     let n = n.parse::<i64>().ok().filter(|number| *number >= 1 && number.to_string() == n).ok_or_else(unknown)?;
     if format == Format::CloudEvents {
         let detail = "batches of CloudEvents have no numbered pages: they end where their data gets large; use ?after=";
         return Err(Problem::new(Kind::NotFound, detail));
     }
-    documents::page(&feeds, feed, &client, &headers, (&epoch, n, format)).await
+    documents::page(&feeds, feed, &client, request.headers(), (epoch, n, format)).await
 }

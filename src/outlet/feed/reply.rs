@@ -34,10 +34,12 @@ pub struct About<'a> {
 }
 
 /// A document that can be sent any number of times.
+#[derive(Clone)]
 pub struct Reply {
     etag: String,
     headers: HeaderMap,
     last_modified: Micros,
+    last_modified_text: Option<HeaderValue>,
     body: Bytes,
     /// Made when they are first asked for; nothing where they are no shorter.
     gzip: OnceLock<Option<Bytes>>,
@@ -73,8 +75,15 @@ impl Reply {
         }
         // A cache in front of two clients must not give one what the other may see.
         put(header::VARY, if about.public { "accept-encoding" } else { "accept-encoding, authorization" });
-        let (gzip, brotli) = (OnceLock::new(), OnceLock::new());
-        Self { etag: about.etag, headers, last_modified: about.last_modified, body, gzip, brotli }
+        Self {
+            etag: about.etag,
+            headers,
+            last_modified: about.last_modified,
+            last_modified_text: HeaderValue::try_from(about.last_modified.to_http_date()).ok(),
+            body,
+            gzip: OnceLock::new(),
+            brotli: OnceLock::new(),
+        }
     }
 
     /// The same document when the journal has gone on without it.
@@ -84,9 +93,7 @@ impl Reply {
         for name in [FEED_POSITION, FEED_HEAD] {
             headers.insert(name, HeaderValue::from(position));
         }
-        let (etag, body) = (self.etag.clone(), self.body.clone());
-        let (gzip, brotli) = (self.gzip.clone(), self.brotli.clone());
-        Self { etag, headers, last_modified: self.last_modified, body, gzip, brotli }
+        Self { headers, ..self.clone() }
     }
 
     /// So much memory it may take: the compressed forms are a tenth of a document or less, each.
@@ -114,8 +121,8 @@ impl Reply {
         if response.status() == StatusCode::OK {
             self.put_body(request, &mut response);
         }
-        if let Some(value) = time.and_then(|time| HeaderValue::from_str(&time.to_http_date()).ok()) {
-            response.headers_mut().insert(header::LAST_MODIFIED, value);
+        if let Some(text) = self.last_modified_text.as_ref().filter(|_| is_over) {
+            response.headers_mut().insert(header::LAST_MODIFIED, text.clone());
         }
         if response.status() == StatusCode::NOT_MODIFIED {
             response.headers_mut().remove(header::CONTENT_TYPE);

@@ -205,7 +205,7 @@ impl ViewState {
 /// The views that were asked for since the process started.
 #[derive(Default)]
 pub struct Views {
-    known: Mutex<VecDeque<Arc<ViewState>>>,
+    known: Mutex<Vec<Arc<ViewState>>>,
 }
 
 impl Views {
@@ -215,12 +215,13 @@ impl Views {
         let is_it = |state: &Arc<ViewState>| state.feed.name == feed.name && state.visible == *visible;
         if let Some(at) = views.iter().position(is_it) {
             // The one that was not asked for longest goes first.
-            let state = views.remove(at).expect("it was found there");
-            views.push_back(Arc::clone(&state));
-            return state;
+            if at + 1 < views.len() {
+                views[at..].rotate_left(1);
+            }
+            return Arc::clone(&views[views.len() - 1]);
         }
         if views.len() >= VIEWS_MAX {
-            views.pop_front();
+            views.remove(0);
         }
         let selection = visible.and(&feed.filter);
         let definition = serde_json::json!({
@@ -239,13 +240,13 @@ impl Views {
             heads: Mutex::default(),
             newest: Mutex::default(),
         });
-        views.push_back(Arc::clone(&state));
+        views.push(Arc::clone(&state));
         state
     }
 
     /// All views that are known.
     pub fn all(&self) -> Vec<Arc<ViewState>> {
-        self.known.lock().expect("no holder of this lock panics").iter().cloned().collect()
+        self.known.lock().expect("no holder of this lock panics").clone()
     }
 }
 
@@ -256,13 +257,12 @@ pub struct PageCache {
     pages: Mutex<Pages>,
 }
 
-/// The epoch, the number, the extension.
-type PageKey = (String, i64, &'static str);
+type PageKey = (i64, Format);
 
 #[derive(Default)]
 struct Pages {
-    by_page: HashMap<PageKey, Arc<Reply>>,
-    order: VecDeque<PageKey>,
+    by_epoch: HashMap<String, HashMap<PageKey, Arc<Reply>>>,
+    order: VecDeque<(String, PageKey)>,
     bytes: usize,
     /// What they were read under.
     past: Past,
@@ -281,24 +281,28 @@ impl PageCache {
     /// `past` is what is known now.
     pub fn get(&self, epoch: &str, n: i64, format: Format, past: Past) -> Option<Arc<Reply>> {
         let pages = self.pages(past)?;
-        pages.by_page.get(&(epoch.to_owned(), n, format.extension())).cloned()
+        pages.by_epoch.get(epoch)?.get(&(n, format)).cloned()
     }
 
     /// `past` was known before the page's entries were read.
     pub fn put(&self, epoch: &str, n: i64, format: Format, page: Arc<Reply>, past: Past) {
-        let key = (epoch.to_owned(), n, format.extension());
         let Some(mut guard) = self.pages(past) else { return };
         let pages = &mut *guard;
         pages.bytes += page.bytes_max();
-        if let Some(same) = pages.by_page.insert(key.clone(), page) {
+        let of_epoch = pages.by_epoch.entry(epoch.to_owned()).or_default();
+        if let Some(same) = of_epoch.insert((n, format), page) {
             pages.bytes -= same.bytes_max();
             return;
         }
-        pages.order.push_back(key);
+        pages.order.push_back((epoch.to_owned(), (n, format)));
         while pages.bytes > CACHE_BYTES_MAX {
-            let Some(oldest) = pages.order.pop_front() else { break };
-            if let Some(gone) = pages.by_page.remove(&oldest) {
+            let Some((epoch, key)) = pages.order.pop_front() else { break };
+            let Some(of_epoch) = pages.by_epoch.get_mut(&epoch) else { continue };
+            if let Some(gone) = of_epoch.remove(&key) {
                 pages.bytes -= gone.bytes_max();
+            }
+            if of_epoch.is_empty() {
+                pages.by_epoch.remove(&epoch);
             }
         }
     }
