@@ -58,7 +58,6 @@ pub struct Page {
     pub head: Head,
 }
 
-#[derive(sqlx::FromRow)]
 struct Row {
     position: i64,
     event_id: String,
@@ -76,6 +75,37 @@ struct Row {
     summary: String,
     data: Option<String>,
     metadata: Option<String>,
+}
+
+/// By index: looking sixteen names up in each row would cost as much as reading them.
+impl<'r, R> sqlx::FromRow<'r, R> for Row
+where
+    R: sqlx::Row,
+    usize: sqlx::ColumnIndex<R>,
+    i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    bool: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            position: row.try_get(0)?,
+            event_id: row.try_get(1)?,
+            source: row.try_get(2)?,
+            r#type: row.try_get(3)?,
+            aggregate_type: row.try_get(4)?,
+            aggregate_id: row.try_get(5)?,
+            aggregate_version: row.try_get(6)?,
+            occurred_at: row.try_get(7)?,
+            recorded_at: row.try_get(8)?,
+            feed_time: row.try_get(9)?,
+            late: row.try_get(10)?,
+            erased_at: row.try_get(11)?,
+            erases: row.try_get(12)?,
+            summary: row.try_get(13)?,
+            data: row.try_get(14)?,
+            metadata: row.try_get(15)?,
+        })
+    }
 }
 
 impl From<Row> for Entry {
@@ -104,6 +134,7 @@ impl From<Row> for Entry {
     }
 }
 
+/// In the order in which [`Row`] reads them.
 fn columns(payload: Payload) -> &'static str {
     match payload {
         Payload::With => {
@@ -130,7 +161,21 @@ impl Journal {
         limit: usize,
         payload: Payload,
     ) -> Result<Page, Error> {
-        let head = self.head().await?;
+        self.read_under(self.head().await?, selection, range, limit, payload).await
+    }
+
+    /// The same under a head that was read before: nothing after it is looked at.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn read_under(
+        &self,
+        head: Head,
+        selection: &Selection,
+        range: Range,
+        limit: usize,
+        payload: Payload,
+    ) -> Result<Page, Error> {
         let through = range.through.unwrap_or(head.position).min(head.position);
         let direction = if range.order == Order::Ascending { "asc" } else { "desc" };
         let condition = Condition::of(selection, 4);

@@ -67,7 +67,7 @@ impl Journal {
     pub async fn page_after(&self, epoch: &str, position: i64) -> Result<Option<Border>, Error> {
         let sql = "select p.n, coalesce(b.last_position, 0) as after, p.last_position as last from pages p \
                    left join pages b on b.epoch = p.epoch and b.n = p.n - 1 \
-                   where p.epoch = $1 and p.last_position > $2 order by p.n limit 1";
+                   where p.epoch = $1 and p.last_position > $2 order by p.last_position limit 1";
         Ok(select!(self.db(), query_as.fetch_optional, sql, epoch, position))
     }
 

@@ -20,6 +20,9 @@ impl Journal {
             return Err(Error::Malformed { text: after.chars().filter(|c| !c.is_control()).take(80).collect() });
         }
         let unknown = || Error::UnknownPosition { text: after.to_owned() };
+        if let Some(position) = self.confirmed(after) {
+            return Ok(position);
+        }
         let head = self.head().await?;
         let position = if let Some(cursor) = Cursor::parse(after) {
             self.position_of_cursor(&cursor, &head).await?
@@ -44,6 +47,16 @@ impl Journal {
             return Err(self.expired(after, head.oldest));
         }
         Ok(position)
+    }
+
+    /// A position that is known to be there without asking the database.
+    fn confirmed(&self, after: &str) -> Option<i64> {
+        let position = match Cursor::parse(after) {
+            Some(cursor) => Some(cursor.position).filter(|_| cursor.journal_id == self.id()),
+            None => after.parse().ok().filter(|_| after.bytes().all(|b| b.is_ascii_digit())),
+        };
+        let oldest = self.known_past().oldest;
+        position.filter(|position| oldest > 0 && (oldest - 1..=self.known_position()).contains(position))
     }
 
     async fn position_of_cursor(&self, cursor: &Cursor, head: &Head) -> Result<i64, Error> {

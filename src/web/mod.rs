@@ -20,7 +20,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
 use futures_util::FutureExt as _;
@@ -166,10 +166,14 @@ impl Service<Request> for Door {
                 Ok(answer) => answer.await,
                 Err(problem) => problem.into_response(),
             };
-            front.finish(&mut response, id, uri.path(), is_head).await;
+            // What is rare is boxed, to keep what is made for each request small.
+            if !response.status().is_success() && response.status() != StatusCode::NOT_MODIFIED {
+                Box::pin(front.explain(&mut response, uri.path(), is_head)).await;
+            }
+            Front::finish(&mut response, id);
             // Last: what a room says of an error is read before it. Rooms compress what they keep.
             match encodings.filter(|_| !response.headers().contains_key(header::CONTENT_ENCODING)) {
-                Some(encodings) => Ok(compressed(response, encodings).await),
+                Some(encodings) => Ok(Box::pin(compressed(response, encodings)).await),
                 None => Ok(response),
             }
         })
@@ -203,8 +207,8 @@ async fn bounded(answer: impl Future<Output = Result<Response, Infallible>>) -> 
 }
 
 impl Front {
-    /// Makes problems whole, and gives the headers that every answer carries.
-    async fn finish(&self, response: &mut Response, id: HeaderValue, instance: &str, is_head: bool) {
+    /// Makes problems whole.
+    async fn explain(&self, response: &mut Response, instance: &str, is_head: bool) {
         if let Some(problem) = problem(response).await {
             let document = problem.document(&self.site.public_url, instance);
             let headers = response.headers_mut();
@@ -213,6 +217,10 @@ impl Front {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
             *response.body_mut() = if is_head { Body::empty() } else { Body::from(document) };
         }
+    }
+
+    /// Gives the headers that every answer carries.
+    fn finish(response: &mut Response, id: HeaderValue) {
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID.clone(), id);
         // What a room does not say to be kept is not.

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::format::{Document, Names};
-use crate::event::{Entry, Micros, atom_id, escape as percent_encode};
+use crate::event::{Entry, Micros, atom_id, escape as percent_encode, is_uuid};
 
 /// A rendered entry is about this long; saves growing the string.
 const ENTRY_BYTES: usize = 900;
@@ -38,6 +38,7 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
         push_text(&mut xml, url);
         xml.push_str("\"/>\n");
     }
+    let parts = Parts::new(names);
     for entry in document.entries {
         if let Some(at) = entry.erased_at {
             push_tombstone(&mut xml, names, (&entry.event.source, &entry.event.id), at);
@@ -47,7 +48,7 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
             push_tombstone(&mut xml, names, (&entry.event.source, erased), entry.recorded_at);
         }
         xml.push_str("<entry>\n");
-        push_entry(&mut xml, names, entry);
+        push_entry(&mut xml, names, &parts, entry);
     }
     xml.push_str("</feed>\n");
     xml
@@ -60,79 +61,128 @@ pub fn entry(names: &Names, entry: &Entry) -> String {
     );
     push_text(&mut xml, &names.authority);
     xml.push_str("</name></author>\n");
-    push_entry(&mut xml, names, entry);
+    push_entry(&mut xml, names, &Parts::new(names), entry);
     xml
 }
 
 /// What stands behind its start tag, and its end.
-fn push_entry(xml: &mut String, names: &Names, entry: &Entry) {
+fn push_entry(xml: &mut String, names: &Names, parts: &Parts, entry: &Entry) {
     let event = &entry.event;
     xml.push_str("<id>");
-    push_text(xml, &atom_id(&names.authority, names.year, &event.source, &event.id));
+    push_atom_id(xml, names, &event.source, &event.id);
     xml.push_str("</id>\n<title>");
     push_text(xml, &event.r#type);
     xml.push(' ');
     push_text(xml, &event.aggregate_id);
     xml.push_str("</title>\n<updated>");
-    xml.push_str(&entry.feed_time.to_millis_text());
+    entry.feed_time.push_millis(xml);
     xml.push_str("</updated>\n<published>");
-    xml.push_str(&event.occurred_at.to_millis_text());
+    event.occurred_at.push_millis(xml);
     xml.push_str("</published>\n");
-    for (scheme, term) in
-        [("type", &event.r#type), ("aggregate-type", &event.aggregate_type), ("aggregate", &event.aggregate_id)]
-    {
-        xml.push_str("<category scheme=\"");
-        push_text(xml, &names.public_url);
-        xml.push_str("/schemes/");
-        xml.push_str(scheme);
-        xml.push_str("\" term=\"");
+    for (start, term) in parts.categories.iter().zip([&event.r#type, &event.aggregate_type, &event.aggregate_id]) {
+        xml.push_str(start);
         push_text(xml, term);
         xml.push_str("\"/>\n");
     }
-    xml.push_str("<link rel=\"alternate\" href=\"");
-    push_text(xml, &names.public_url);
-    xml.push_str("/events/");
-    xml.push_str(&percent_encode(&event.id));
+    xml.push_str(&parts.alternate);
+    push_escaped(xml, &event.id);
     xml.push_str("\"/>\n<summary>");
     push_text(xml, &entry.summary);
     xml.push_str("</summary>\n</entry>\n");
 }
 
+/// What is the same in all entries.
+struct Parts {
+    categories: [String; 3],
+    alternate: String,
+}
+
+impl Parts {
+    fn new(names: &Names) -> Self {
+        let mut url = String::new();
+        push_text(&mut url, &names.public_url);
+        let category = |scheme| format!("<category scheme=\"{url}/schemes/{scheme}\" term=\"");
+        Self {
+            categories: ["type", "aggregate-type", "aggregate"].map(category),
+            alternate: format!("<link rel=\"alternate\" href=\"{url}/events/"),
+        }
+    }
+}
+
+fn push_atom_id(xml: &mut String, names: &Names, source: &str, id: &str) {
+    if is_uuid(id) {
+        // Nothing in it is to be replaced.
+        xml.push_str("urn:uuid:");
+        xml.push_str(id);
+    } else {
+        push_text(xml, &atom_id(&names.authority, names.year, source, id));
+    }
+}
+
+/// Percent-encoded; most ids need none of it.
+fn push_escaped(xml: &mut String, id: &str) {
+    match id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        true => xml.push_str(id),
+        false => xml.push_str(&percent_encode(id)),
+    }
+}
+
 /// RFC 6721. Stands where the erased entry stood, and where its erasure was recorded.
 fn push_tombstone(xml: &mut String, names: &Names, (source, id): (&str, &str), at: Micros) {
     xml.push_str("<at:deleted-entry xmlns:at=\"http://purl.org/atompub/tombstones/1.0\" ref=\"");
-    push_text(xml, &atom_id(&names.authority, names.year, source, id));
+    push_atom_id(xml, names, source, id);
     let _ = writeln!(xml, "\" when=\"{}\"/>", at.to_millis_text());
 }
 
 /// Text for element content and quoted attributes. What XML 1.0 can't carry is replaced by a visible sign: one such
 /// character would make a page unreadable, and caches would keep it for a year.
 pub fn push_text(xml: &mut String, text: &str) {
-    let mut plain = 0;
-    for (at, c) in text.char_indices() {
+    let (bytes, mut plain, mut at) = (text.as_bytes(), 0, 0);
+    while let Some(offset) = bytes[at..].iter().position(|byte| SPECIAL[usize::from(*byte)]) {
+        at += offset;
+        let Some(c) = text[at..].chars().next() else { break };
+        let (from, until) = (at, at + c.len_utf8());
+        at = until;
         let instead = match c {
             '&' => "&amp;",
             '<' => "&lt;",
             '>' => "&gt;",
             '"' => "&quot;",
             '\r' => "&#13;",
-            '\t' | '\n' | ' '..='~' => continue,
-            '\0'..='\u{1f}' => {
-                xml.push_str(&text[plain..at]);
-                // The control pictures of Unicode: U+2400 and the code.
-                xml.push(char::from_u32(0x2400 + c as u32).unwrap_or('␦'));
-                plain = at + c.len_utf8();
-                continue;
-            }
+            '\0'..='\u{1f}' => "",
             '\u{7f}'..='\u{9f}' | '\u{fffd}'..='\u{ffff}' => "␦",
+            // It only begins as one of those does.
             _ => continue,
         };
-        xml.push_str(&text[plain..at]);
-        xml.push_str(instead);
-        plain = at + c.len_utf8();
+        xml.push_str(&text[plain..from]);
+        match instead {
+            // The control pictures of Unicode: U+2400 and the code.
+            "" => xml.push(char::from_u32(0x2400 + c as u32).unwrap_or('␦')),
+            instead => xml.push_str(instead),
+        }
+        plain = until;
     }
     xml.push_str(&text[plain..]);
 }
+
+/// Bytes with which something begins that may have to be replaced.
+const SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        special[byte] = byte != b'\t' as usize && byte != b'\n' as usize;
+        byte += 1;
+    }
+    special[b'&' as usize] = true;
+    special[b'<' as usize] = true;
+    special[b'>' as usize] = true;
+    special[b'"' as usize] = true;
+    special[0x7f] = true;
+    // U+0080 to U+00BF, and U+F000 to U+FFFF.
+    special[0xc2] = true;
+    special[0xef] = true;
+    special
+};
 
 #[cfg(test)]
 mod tests {

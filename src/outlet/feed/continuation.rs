@@ -16,7 +16,7 @@ use super::query::{From, Query};
 use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
-use crate::journal::{Border, Error, Head, Order, Payload, Range};
+use crate::journal::{Border, Error, Head, Order, Range};
 use crate::web::auth::Client;
 use crate::web::problem::Problem;
 
@@ -163,7 +163,7 @@ impl Asked<'_> {
         let through = border.map_or(head.position, |border| border.last).min(looked_at);
         let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
         let selection = state.selection.and(&query.filter);
-        let read = journal.read(&selection, range, limit, query.payload()).await?;
+        let read = journal.read_under(*head, &selection, range, limit, query.payload()).await?;
         // The shared page is linked once it has entries: before that, this answer may still change.
         let shared = match border.filter(|_| query.has_pages()) {
             Some(border)
@@ -204,6 +204,5 @@ impl Asked<'_> {
 
 async fn has_entries(feeds: &Feeds, state: &ViewState, after: i64, head: &Head) -> Result<bool, Problem> {
     let range = Range { after, through: Some(head.position), order: Order::Ascending };
-    let read = feeds.inner.journal.read(&state.selection, range, 1, Payload::Without).await?;
-    Ok(!read.entries.is_empty())
+    Ok(feeds.inner.journal.count(&state.selection, range, 1).await? > 0)
 }

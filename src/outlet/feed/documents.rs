@@ -23,6 +23,26 @@ const HEAD_ENTRIES_MIN: usize = 50;
 /// Positions that one look goes over for entries that a filter lets through.
 pub(super) const LOOKED_AT_MAX: i64 = 50_000;
 
+/// The head, if it is at hand and may be told.
+pub(super) fn known_head(
+    feeds: &Feeds,
+    feed: &FeedConfig,
+    client: &Client,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Option<Response> {
+    if query.from.is_some() || !query.is_plain() {
+        return None;
+    }
+    let journal = &feeds.inner.journal;
+    // In this order: a position that is known tells of all that happened to the past before it.
+    let (position, past) = (journal.known_position(), journal.known_past());
+    let known = feeds.view(feed, &client.visible).head_at(position, past, query.format)?;
+    // Memory may only confirm: whoever has another version may have a newer one, from another process.
+    let is_enough = known.is_had(headers) || !headers.contains_key(header::IF_NONE_MATCH);
+    is_enough.then(|| known.to_response(headers))
+}
+
 /// The newest entries, newest first: all after the last sealed page, and at least 50.
 pub(super) async fn head(
     feeds: &Feeds,
@@ -32,18 +52,8 @@ pub(super) async fn head(
     query: &Query,
 ) -> Result<Response, Problem> {
     let journal = &feeds.inner.journal;
-    // In this order: a position that is known tells of all that happened to the past before it.
-    let (position, past) = (journal.known_position(), journal.known_past());
-    let known = feeds.view(feed, &client.visible).head_at(position, past, query.format);
-    let is_plain = !query.is_filtered() && !query.embed;
-    // Memory may only confirm: whoever has another version may have a newer one, from another process.
-    let is_enough =
-        |known: &Arc<Reply>| is_plain && (known.is_had(headers) || !headers.contains_key(header::IF_NONE_MATCH));
-    if let Some(known) = known.filter(is_enough) {
-        return Ok(known.to_response(headers));
-    }
     let (state, head, (border, is_complete)) = borders(feeds, feed, client).await?;
-    if is_plain
+    if query.is_plain()
         && is_complete
         && let Some(known) = state.head_still(journal, &head, query.format).await?
     {
@@ -87,10 +97,23 @@ pub(super) async fn head(
     };
     let body = render(feeds, feed, newest, &links, (false, query), &read.entries);
     let reply = Arc::new(Reply::new(about, body));
-    if is_plain && is_complete {
+    if query.is_plain() && is_complete {
         state.keep_head(&head, query.format, Arc::clone(&reply));
     }
     Ok(reply.to_response(headers))
+}
+
+/// A sealed page, if it is at hand.
+pub(super) fn known_page(
+    feeds: &Feeds,
+    feed: &FeedConfig,
+    client: &Client,
+    headers: &HeaderMap,
+    (epoch, n, format): (&str, i64, Format),
+) -> Option<Response> {
+    let state = feeds.view(feed, &client.visible);
+    let known = feeds.inner.pages.get(epoch, n, format, feeds.inner.journal.known_past());
+    known.filter(|_| state.view.epoch == epoch).map(|page| page.to_response(headers))
 }
 
 /// Page `n` of an epoch: a sealed one never changes; the one after the last sealed is open.
@@ -106,9 +129,6 @@ pub(super) async fn page(
         return Err(other_epoch(feeds, feed, (epoch, n, format)).await?);
     }
     let past = feeds.inner.journal.known_past();
-    if let Some(page) = feeds.inner.pages.get(epoch, n, format, past) {
-        return Ok(page.to_response(headers));
-    }
     let (state, head, (last, is_complete)) = borders(feeds, feed, client).await?;
     let open = last.map_or(1, |border| border.n + 1);
     if n >= open && !is_complete {

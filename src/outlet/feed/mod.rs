@@ -268,9 +268,12 @@ async fn document(
     })?;
     let text = uri.query().unwrap_or_default();
     let query = Query::parse(text, headers, format)?;
-    let mut response = match &query.from {
-        None => documents::head(&feeds, feed, &client, headers, &query).await?,
-        Some(from) => continuation::document(&feeds, feed, &client, headers, (&query, from)).await?,
+    let known = documents::known_head(&feeds, feed, &client, headers, &query);
+    // What is not at hand takes long anyway, and a large future.
+    let mut response = match (known, &query.from) {
+        (Some(known), _) => known,
+        (None, None) => Box::pin(documents::head(&feeds, feed, &client, headers, &query)).await?,
+        (None, Some(from)) => Box::pin(continuation::document(&feeds, feed, &client, headers, (&query, from))).await?,
     };
     if named.is_none() {
         let mark = if text.is_empty() { "" } else { "?" };
@@ -310,5 +313,9 @@ async fn page(
         let detail = "batches of CloudEvents have no numbered pages: they end where their data gets large; use ?after=";
         return Err(Problem::new(Kind::NotFound, detail));
     }
-    documents::page(&feeds, feed, &client, request.headers(), (epoch, n, format)).await
+    let (place, headers) = ((epoch, n, format), request.headers());
+    match documents::known_page(&feeds, feed, &client, headers, place) {
+        Some(known) => Ok(known),
+        None => Box::pin(documents::page(&feeds, feed, &client, headers, place)).await,
+    }
 }

@@ -127,6 +127,11 @@ impl Query {
         if self.embed || self.format == Format::CloudEvents { Payload::With } else { Payload::Without }
     }
 
+    /// The feed's own document, neither filtered nor with data.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.is_filtered() && !self.embed
+    }
+
     pub(super) fn is_filtered(&self) -> bool {
         self.filter != Filter::default()
     }

@@ -12,3 +12,6 @@ create table erasures (
     is_erased    boolean not null,
     constraint erasures_pk primary key (event_id)
 );
+
+-- The page that a position belongs to is found without looking through all pages before it.
+create index pages_by_position on pages (epoch, last_position);
