@@ -36,10 +36,13 @@ fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, bare_side) = (support::runtime("gateway")?, support::runtime("bare")?);
     let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, 100, 500)))?;
-    let (path, page) = gateway_side.block_on(sealed_page(gateway.app.address()))?;
-    let head = gateway_side.block_on(document(gateway.app.address(), HEAD))?;
+    let address = gateway.app.address();
+    let (path, mut page) = gateway_side.block_on(sealed_page(address))?;
+    let mut head = gateway_side.block_on(document(address, HEAD, None))?;
     let etag = page.headers[header::ETAG].to_str()?.to_owned();
     let head_etag = head.headers[header::ETAG].to_str()?.to_owned();
+    page.short_headers = gateway_side.block_on(document(address, &path, Some(&etag)))?.headers;
+    head.short_headers = gateway_side.block_on(document(address, HEAD, Some(&head_etag)))?.headers;
     println!("a page of {} bytes under {} headers", page.body.len(), page.headers.len() + 2);
     let bare = bare_side.block_on(serve([(&path, page), (HEAD, head)]))?;
 
@@ -73,6 +76,8 @@ fn main() -> anyhow::Result<()> {
 struct Page {
     /// All but those that the server adds to every answer.
     headers: HeaderMap,
+    /// Those of its 304.
+    short_headers: HeaderMap,
     body: Bytes,
 }
 
@@ -84,7 +89,7 @@ async fn sealed_page(address: SocketAddr) -> anyhow::Result<(String, Page)> {
     let epoch = list["feeds"][0]["epoch"].as_str().context("the list of feeds names an epoch")?;
     let path = format!("/feeds/all/{epoch}/{PAGE}.atom");
     for _ in 0..100 {
-        match document(address, &path).await {
+        match document(address, &path, None).await {
             Ok(page) if page.headers[header::CACHE_CONTROL].to_str()?.contains("immutable") => return Ok((path, page)),
             // Its borders are still being cut.
             _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
@@ -93,11 +98,12 @@ async fn sealed_page(address: SocketAddr) -> anyhow::Result<(String, Page)> {
     bail!("page {PAGE} of {EVENTS} events was never sealed")
 }
 
-async fn document(address: SocketAddr, path: &str) -> anyhow::Result<Page> {
+async fn document(address: SocketAddr, path: &str, has: Option<&str>) -> anyhow::Result<Page> {
     let mut connection = Connection::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+    let condition = has.map_or(String::new(), |etag| format!("if-none-match: {etag}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{condition}\r\n");
     let answer = connection.exchange(request.as_bytes()).await?;
-    ensure!(answer.status() == 200, "{path} is not there: {}", answer.head);
+    ensure!(answer.status() == if has.is_some() { 304 } else { 200 }, "{path} is not there: {}", answer.head);
     let mut headers = HeaderMap::new();
     for line in answer.head.lines().skip(1) {
         let Some((name, value)) = line.split_once(": ") else { continue };
@@ -105,7 +111,7 @@ async fn document(address: SocketAddr, path: &str) -> anyhow::Result<Page> {
             headers.append(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
         }
     }
-    Ok(Page { headers, body: Bytes::copy_from_slice(answer.body) })
+    Ok(Page { headers, short_headers: HeaderMap::new(), body: Bytes::copy_from_slice(answer.body) })
 }
 
 /// Starts the ceiling.
@@ -127,7 +133,7 @@ async fn answer(State(page): State<Arc<Page>>, request: Request) -> Response {
     if has_already {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
-    *response.headers_mut() = page.headers.clone();
+    *response.headers_mut() = if has_already { page.short_headers.clone() } else { page.headers.clone() };
     response
 }
 

@@ -38,6 +38,8 @@ pub struct About<'a> {
 pub struct Reply {
     etag: String,
     headers: HeaderMap,
+    /// Of a 304: what a cache needs to go on with what it has (RFC 9110 section 15.4.5), and how far the journal is.
+    short_headers: HeaderMap,
     last_modified: Micros,
     last_modified_text: Option<HeaderValue>,
     body: Bytes,
@@ -77,6 +79,7 @@ impl Reply {
         put(header::VARY, if about.public { "accept-encoding" } else { "accept-encoding, authorization" });
         Self {
             etag: about.etag,
+            short_headers: without(&headers, &[header::CONTENT_TYPE, header::LINK]),
             headers,
             last_modified: about.last_modified,
             last_modified_text: HeaderValue::try_from(about.last_modified.to_http_date()).ok(),
@@ -89,11 +92,13 @@ impl Reply {
     /// The same document when the journal has gone on without it.
     #[must_use]
     pub fn at(&self, position: i64) -> Self {
-        let mut headers = self.headers.clone();
-        for name in [FEED_POSITION, FEED_HEAD] {
-            headers.insert(name, HeaderValue::from(position));
+        let mut reply = self.clone();
+        for headers in [&mut reply.headers, &mut reply.short_headers] {
+            for name in [FEED_POSITION, FEED_HEAD] {
+                headers.insert(name, HeaderValue::from(position));
+            }
         }
-        Self { headers, ..self.clone() }
+        reply
     }
 
     /// So much memory it may take: the compressed forms are a tenth of a document or less, each.
@@ -110,22 +115,16 @@ impl Reply {
     pub fn to_response(&self, request: &HeaderMap) -> Response {
         let is_over = Clock::system().now_micros() - self.last_modified.0 > SECOND_IS_OVER;
         let time = Some(self.last_modified).filter(|_| is_over);
-        let mut response = if negotiate::has_already(request, &self.etag, time) {
-            let mut response = Response::new(Body::empty());
+        let mut response = Response::new(Body::empty());
+        if negotiate::has_already(request, &self.etag, time) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
+            *response.headers_mut() = self.short_headers.clone();
         } else {
-            Response::new(Body::empty())
-        };
-        *response.headers_mut() = self.headers.clone();
-        if response.status() == StatusCode::OK {
+            *response.headers_mut() = self.headers.clone();
             self.put_body(request, &mut response);
         }
         if let Some(text) = self.last_modified_text.as_ref().filter(|_| is_over) {
             response.headers_mut().insert(header::LAST_MODIFIED, text.clone());
-        }
-        if response.status() == StatusCode::NOT_MODIFIED {
-            response.headers_mut().remove(header::CONTENT_TYPE);
         }
         response
     }
@@ -143,6 +142,14 @@ impl Reply {
         }
         *response.body_mut() = Body::from(compressed.unwrap_or_else(|| self.body.clone()));
     }
+}
+
+fn without(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    headers
+        .iter()
+        .filter(|(name, _)| !names.contains(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn shorter(body: &[u8], compress: impl Fn(&[u8]) -> io::Result<Vec<u8>>) -> Option<Bytes> {
