@@ -5,6 +5,7 @@
 //! before entries, no control characters.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use super::format::{Document, Names};
 use crate::event::{Entry, Micros, atom_id, escape as percent_encode, is_uuid};
@@ -12,9 +13,9 @@ use crate::event::{Entry, Micros, atom_id, escape as percent_encode, is_uuid};
 /// A rendered entry is about this long; saves growing the string.
 const ENTRY_BYTES: usize = 900;
 
-/// Renders a document.
-pub fn render(names: &Names, document: &Document<'_>) -> String {
-    let mut xml = String::with_capacity(1024 + document.entries.len() * ENTRY_BYTES);
+/// Renders a document, behind what the text holds already. A text that is used again needs no new memory.
+pub fn render(xml: &mut String, names: &Names, document: &Document<'_>) {
+    xml.reserve(1024 + document.entries.len() * ENTRY_BYTES);
     xml.push_str("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<feed xmlns=\"http://www.w3.org/2005/Atom\"");
     if document.archive {
         xml.push_str(" xmlns:fh=\"http://purl.org/syndication/history/1.0\"");
@@ -22,11 +23,11 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
     xml.push_str(">\n<id>tag:");
     let _ = write!(xml, "{},{}:feeds/{}", names.authority, names.year, percent_encode(document.feed));
     xml.push_str("</id>\n<title>");
-    push_text(&mut xml, document.title);
+    push_text(xml, document.title);
     xml.push_str("</title>\n<updated>");
-    xml.push_str(&document.updated.to_millis_text());
+    document.updated.push_millis(xml);
     xml.push_str("</updated>\n<author><name>");
-    push_text(&mut xml, &names.authority);
+    push_text(xml, &names.authority);
     xml.push_str("</name></author>\n<generator>Postern</generator>\n");
     if document.archive {
         xml.push_str("<fh:archive/>\n");
@@ -35,23 +36,22 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
         xml.push_str("<link rel=\"");
         xml.push_str(relation);
         xml.push_str("\" type=\"application/atom+xml\" href=\"");
-        push_text(&mut xml, url);
+        push_text(xml, url);
         xml.push_str("\"/>\n");
     }
     let parts = Parts::new(names);
     for entry in document.entries {
         if let Some(at) = entry.erased_at {
-            push_tombstone(&mut xml, names, (&entry.event.source, &entry.event.id), at);
+            push_tombstone(xml, names, (&entry.event.source, &entry.event.id), at);
             continue;
         }
         if let Some(erased) = &entry.erases {
-            push_tombstone(&mut xml, names, (&entry.event.source, erased), entry.recorded_at);
+            push_tombstone(xml, names, (&entry.event.source, erased), entry.recorded_at);
         }
         xml.push_str("<entry>\n");
-        push_entry(&mut xml, names, &parts, entry);
+        push_entry(xml, names, &parts, entry);
     }
     xml.push_str("</feed>\n");
-    xml
 }
 
 /// A document of one entry (RFC 4287 section 2). Outside of a feed it says itself who wrote it.
@@ -68,30 +68,55 @@ pub fn entry(names: &Names, entry: &Entry) -> String {
 /// What stands behind its start tag, and its end.
 fn push_entry(xml: &mut String, names: &Names, parts: &Parts, entry: &Entry) {
     let event = &entry.event;
+    let is_uuid = is_uuid(&event.id);
     xml.push_str("<id>");
-    push_atom_id(xml, names, &event.source, &event.id);
-    xml.push_str("</id>\n<title>");
-    push_text(xml, &event.r#type);
-    xml.push(' ');
-    push_text(xml, &event.aggregate_id);
-    xml.push_str("</title>\n<updated>");
-    entry.feed_time.push_millis(xml);
-    xml.push_str("</updated>\n<published>");
-    event.occurred_at.push_millis(xml);
-    xml.push_str("</published>\n");
-    for (start, term) in parts.categories.iter().zip([&event.r#type, &event.aggregate_type, &event.aggregate_id]) {
-        xml.push_str(start);
-        push_text(xml, term);
-        xml.push_str("\"/>\n");
+    match is_uuid {
+        true => push_urn(xml, &event.id),
+        false => push_text(xml, &atom_id(&names.authority, names.year, &event.source, &event.id)),
     }
+    xml.push_str("</id>\n<title>");
+    // What comes again is copied: looking through it would be dearer.
+    let r#type = pushed(xml, |xml| push_text(xml, &event.r#type));
+    xml.push(' ');
+    let aggregate = pushed(xml, |xml| push_text(xml, &event.aggregate_id));
+    xml.push_str("</title>\n<updated>");
+    let updated = pushed(xml, |xml| entry.feed_time.push_millis(xml));
+    xml.push_str("</updated>\n<published>");
+    match event.occurred_at == entry.feed_time {
+        true => xml.extend_from_within(updated),
+        false => event.occurred_at.push_millis(xml),
+    }
+    xml.push_str("</published>\n");
+    xml.push_str(&parts.categories[0]);
+    xml.extend_from_within(r#type);
+    xml.push_str(&parts.categories[1]);
+    push_text(xml, &event.aggregate_type);
+    xml.push_str(&parts.categories[2]);
+    xml.extend_from_within(aggregate);
     xml.push_str(&parts.alternate);
-    push_escaped(xml, &event.id);
+    match is_uuid {
+        true => xml.push_str(&event.id),
+        false => xml.push_str(&percent_encode(&event.id)),
+    }
     xml.push_str("\"/>\n<summary>");
     push_text(xml, &entry.summary);
     xml.push_str("</summary>\n</entry>\n");
 }
 
-/// What is the same in all entries.
+/// Where that stands which was pushed.
+fn pushed(xml: &mut String, push: impl FnOnce(&mut String)) -> Range<usize> {
+    let from = xml.len();
+    push(xml);
+    from..xml.len()
+}
+
+/// Nothing in it is to be replaced.
+fn push_urn(xml: &mut String, uuid: &str) {
+    xml.push_str("urn:uuid:");
+    xml.push_str(uuid);
+}
+
+/// What is the same in all entries, each with the end of what stands before it.
 struct Parts {
     categories: [String; 3],
     alternate: String,
@@ -101,36 +126,19 @@ impl Parts {
     fn new(names: &Names) -> Self {
         let mut url = String::new();
         push_text(&mut url, &names.public_url);
-        let category = |scheme| format!("<category scheme=\"{url}/schemes/{scheme}\" term=\"");
+        let category = |end, scheme| format!("{end}<category scheme=\"{url}/schemes/{scheme}\" term=\"");
+        let end = "\"/>\n";
         Self {
-            categories: ["type", "aggregate-type", "aggregate"].map(category),
-            alternate: format!("<link rel=\"alternate\" href=\"{url}/events/"),
+            categories: [category("", "type"), category(end, "aggregate-type"), category(end, "aggregate")],
+            alternate: format!("{end}<link rel=\"alternate\" href=\"{url}/events/"),
         }
-    }
-}
-
-fn push_atom_id(xml: &mut String, names: &Names, source: &str, id: &str) {
-    if is_uuid(id) {
-        // Nothing in it is to be replaced.
-        xml.push_str("urn:uuid:");
-        xml.push_str(id);
-    } else {
-        push_text(xml, &atom_id(&names.authority, names.year, source, id));
-    }
-}
-
-/// Percent-encoded; most ids need none of it.
-fn push_escaped(xml: &mut String, id: &str) {
-    match id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-        true => xml.push_str(id),
-        false => xml.push_str(&percent_encode(id)),
     }
 }
 
 /// RFC 6721. Stands where the erased entry stood, and where its erasure was recorded.
 fn push_tombstone(xml: &mut String, names: &Names, (source, id): (&str, &str), at: Micros) {
     xml.push_str("<at:deleted-entry xmlns:at=\"http://purl.org/atompub/tombstones/1.0\" ref=\"");
-    push_atom_id(xml, names, source, id);
+    push_text(xml, &atom_id(&names.authority, names.year, source, id));
     let _ = writeln!(xml, "\" when=\"{}\"/>", at.to_millis_text());
 }
 

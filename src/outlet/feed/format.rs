@@ -1,5 +1,7 @@
 //! The formats of a feed: the same entries, written for different readers.
 
+use std::cell::RefCell;
+
 use axum::body::Bytes;
 
 use super::{atom, html, json, rss};
@@ -7,6 +9,14 @@ use crate::event::{Entry, Micros};
 
 /// Changes with every change of the bytes that this folder makes of the same entries.
 pub const RENDERING_VERSION: u32 = 2;
+
+/// What is kept of the place where pages are written: most need no more.
+const SCRATCH_BYTES_MAX: usize = 256 * 1024;
+
+thread_local! {
+    /// Where pages are written, once a thread.
+    static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -78,13 +88,18 @@ impl Format {
 
     pub fn render(self, names: &Names, document: &Document<'_>) -> Bytes {
         match self {
-            Self::Atom => atom::render(names, document),
-            Self::Rss => rss::render(names, document),
-            Self::Json => json::feed(names, document),
-            Self::CloudEvents => json::cloud_events(names, document),
-            Self::Html => html::render(names, document),
+            Self::Atom => SCRATCH.with_borrow_mut(|xml| {
+                xml.clear();
+                xml.shrink_to(SCRATCH_BYTES_MAX);
+                atom::render(xml, names, document);
+                // As long as it is: it may be kept.
+                Bytes::copy_from_slice(xml.as_bytes())
+            }),
+            Self::Rss => rss::render(names, document).into(),
+            Self::Json => json::feed(names, document).into(),
+            Self::CloudEvents => json::cloud_events(names, document).into(),
+            Self::Html => html::render(names, document).into(),
         }
-        .into()
     }
 }
 
