@@ -24,9 +24,10 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use support::{Comparison, LOAD, Measured, Meter};
 
 const EVENTS: usize = 1_000_000;
-const DEPTHS: [(&str, i64); 3] = [("after 1 000", 1_000), ("after 500 000", 500_000), ("after 979 900", 979_900)];
-/// Pages a turn, one after the other.
+const DEPTHS: [(&str, i64); 3] = [("after 979 900", 979_900), ("after 1 000", 1_000), ("after 500 000", 500_000)];
+/// Pages a turn, one after the other, and how often.
 const PAGES: usize = 200;
+const ROUNDS: usize = 4;
 const REPETITIONS: usize = 7;
 const RENDERINGS: usize = 8_000;
 
@@ -65,7 +66,7 @@ fn load(address: SocketAddr, after: i64) -> anyhow::Result<Measured> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut connection = Connection::connect(address).await?;
-            for n in 0..PAGES as i64 {
+            for n in (0..PAGES as i64 * ROUNDS as i64).map(|n| n % PAGES as i64) {
                 let after = after + n * 100;
                 let request = format!("GET /feeds/all.atom?after={after} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
                 let answer = connection.exchange(request.as_bytes()).await?;
@@ -75,7 +76,7 @@ fn load(address: SocketAddr, after: i64) -> anyhow::Result<Measured> {
         })
     })?;
     asking.join().expect("the load generator does not panic")?;
-    meter.stop(PAGES)
+    meter.stop(PAGES * ROUNDS)
 }
 
 /// The ceiling: the rows that make such a page.
@@ -84,7 +85,7 @@ async fn read(connection: &mut SqliteConnection, after: i64) -> anyhow::Result<M
                recorded_at, feed_time, late, erased_at, erases, summary from entries where position > $1 \
                order by position limit 100";
     let (meter, mut bytes) = (Meter::start()?, 0);
-    for n in 0..PAGES as i64 {
+    for n in (0..PAGES as i64 * ROUNDS as i64).map(|n| n % PAGES as i64) {
         for row in sqlx::query(sql).bind(after + n * 100).fetch_all(&mut *connection).await? {
             bytes += (1..6).map(|column| row.get::<String, _>(column).len()).sum::<usize>();
             bytes += row.get::<String, _>(13).len();
@@ -92,7 +93,7 @@ async fn read(connection: &mut SqliteConnection, after: i64) -> anyhow::Result<M
         }
     }
     ensure!(bytes > 0, "nothing was read");
-    meter.stop(PAGES)
+    meter.stop(PAGES * ROUNDS)
 }
 
 fn rendering(entries: &[Entry]) -> anyhow::Result<Comparison> {
