@@ -46,9 +46,9 @@ fn main() -> anyhow::Result<()> {
     println!("a page of {} bytes under {} headers", page.body.len(), page.headers.len() + 2);
     let bare = bare_side.block_on(serve([(&path, page), (HEAD, head)]))?;
 
-    let plain = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: */*\r\n\r\n");
+    let plain = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: */*\r\n\r\n");
     let conditional = |path: &str, etag: &str| {
-        format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: */*\r\nif-none-match: {etag}\r\n\r\n")
+        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: */*\r\nif-none-match: {etag}\r\n\r\n")
     };
     let requests = [
         ("cached page", plain, 200),

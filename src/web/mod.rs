@@ -66,8 +66,9 @@ pub struct Site {
     /// Without a slash at its end.
     pub public_url: String,
     pub authority: String,
-    /// The host of `public_url`.
+    /// The host of `public_url`, and with its port, as most requests name it.
     host: String,
+    host_and_port: String,
     /// Bound to an address that only this machine reaches.
     is_loopback: bool,
 }
@@ -94,7 +95,8 @@ impl Site {
             ));
         }
         let is_loopback = bound.ip().is_loopback();
-        Ok(Self { public_url, authority, host, is_loopback })
+        let host_and_port = url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
+        Ok(Self { public_url, authority, host, host_and_port, is_loopback })
     }
 
     /// Whether the request was sent to a name of this gateway. Without a token this is all that keeps a web page from
@@ -102,6 +104,9 @@ impl Site {
     fn is_own_host(&self, request: &Request) -> bool {
         // HTTP/1.0 has no host; browsers never speak it.
         let Some(host) = request.headers().get(header::HOST).filter(|_| self.is_loopback) else { return true };
+        if host == self.host_and_port.as_str() {
+            return true;
+        }
         let Ok(host) = Authority::try_from(host.as_bytes()) else { return false };
         let host = host.host();
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
