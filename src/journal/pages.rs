@@ -113,8 +113,10 @@ impl Journal {
             last: newest,
         };
         let complete = (borders.len() as i64) < BORDERS_MAX;
-        self.inner.writer.write(Write::Pages { epoch: view.epoch.clone(), borders }).await?;
-        Ok((Some(newest), complete))
+        self.inner.writer.write(Write::Pages { epoch: view.epoch.clone(), after, borders }).await?;
+        // Somebody else may have found other ones, or ended a page, in between: theirs hold.
+        let written = self.last_border(&view.epoch).await?;
+        Ok((written, complete && written == Some(newest)))
     }
 }
 
@@ -145,7 +147,7 @@ pub(super) async fn close(conn: &mut Conn, through: i64) -> Result<(), Error> {
             query.fetch_optional(c).await?
         });
         if lost.is_some() {
-            insert_borders(conn, &epoch, &[(n + 1, through)]).await?;
+            insert_borders(conn, &epoch, last, &[(n + 1, through)]).await?;
         }
     }
     Ok(())
@@ -157,7 +159,20 @@ struct Definition {
     selection: Selection,
 }
 
-pub(super) async fn insert_borders(conn: &mut Conn, epoch: &str, borders: &[(i64, i64)]) -> Result<(), Error> {
+/// Only if they follow what is there: the page before the first of them ends at `after`.
+pub(super) async fn insert_borders(
+    conn: &mut Conn,
+    epoch: &str,
+    after: i64,
+    borders: &[(i64, i64)],
+) -> Result<(), Error> {
+    let Some((first, _)) = borders.first() else { return Ok(()) };
+    let sql = "select last_position from pages where epoch = $1 and n = $2";
+    let before: Option<i64> =
+        with_conn!(&mut *conn, c => sqlx::query_scalar(sql).bind(epoch).bind(first - 1).fetch_optional(c).await?);
+    if before.unwrap_or(0) != after {
+        return Ok(());
+    }
     let sql = "insert into pages (epoch, n, last_position) values ($1, $2, $3) on conflict (epoch, n) do nothing";
     for (n, last) in borders {
         execute!(conn, sql, epoch, n, last);

@@ -20,7 +20,7 @@ const FUTURE_MAX_MICROS: i64 = 5 * 60 * 1_000_000;
 pub(super) enum Write {
     Append(Append),
     View(pages::View),
-    Pages { epoch: String, borders: Vec<(i64, i64)> },
+    Pages { epoch: String, after: i64, borders: Vec<(i64, i64)> },
     Webhook(webhooks::Change),
     Checkpoint(deliveries::Checkpoint),
     Erase(String),
@@ -155,7 +155,7 @@ async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error>
             }
             (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
             (Write::View(view), _) => pages::insert_view(conn, view).await?,
-            (Write::Pages { epoch, borders }, _) => pages::insert_borders(conn, epoch, borders).await?,
+            (Write::Pages { epoch, after, borders }, _) => pages::insert_borders(conn, epoch, *after, borders).await?,
             (Write::Webhook(change), _) => webhooks::apply(conn, change).await?,
             (Write::Checkpoint(checkpoint), _) => deliveries::apply(conn, checkpoint).await?,
         }
