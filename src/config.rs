@@ -106,7 +106,7 @@ impl Config {
         };
         resolve_url(&mut self.journal.url);
         self.sources.iter_mut().for_each(|source| resolve_url(&mut source.url));
-        let schemas = self.events.values_mut().filter_map(|event| event.schema.as_mut());
+        let schemas = self.events.values_mut().flat_map(|event| &mut event.schema);
         for path in schemas.chain(self.webhooks.sealing_key_file.as_mut()) {
             *path = folder.join(&*path);
         }
@@ -118,10 +118,12 @@ impl Config {
     /// A sentence that names the event type and what is wrong with it.
     pub fn catalogue(&self) -> Result<catalogue::Catalogue, String> {
         let mut schemas = BTreeMap::new();
-        for (name, path) in self.events.iter().filter_map(|(name, event)| Some((name, event.schema.as_ref()?))) {
-            let text = read_bounded(path)
-                .map_err(|cause| format!("[events.\"{name}\"] `schema`: can't read `{}`: {cause}", path.display()))?;
-            schemas.insert(name.clone(), text);
+        for (name, event) in self.events.iter().filter(|(_, event)| !event.schema.is_empty()) {
+            let read = |path: &PathBuf| {
+                let explain = |cause| format!("[events.\"{name}\"] `schema`: can't read `{}`: {cause}", path.display());
+                read_bounded(path).map_err(explain)
+            };
+            schemas.insert(name.clone(), event.schema.iter().map(read).collect::<Result<_, _>>()?);
         }
         catalogue::Catalogue::new(&self.catalogue, self.events.clone(), &schemas)
     }

@@ -1,5 +1,7 @@
 //! The catalogue: what an event type is called in one line, what its data looks like, and whether it leaves the house.
 
+pub mod shape;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use jsonschema::{PatternOptions, Validator};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, context};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::event::Event;
@@ -56,11 +58,25 @@ pub struct TypeConfig {
     pub publish: Option<bool>,
     /// Whether a webhook that starts in the past gets those from before it was made; nothing said means yes.
     pub replay: Option<bool>,
-    /// A file: the JSON Schema of the data.
-    pub schema: Option<PathBuf>,
+    /// Files: the JSON Schema of the data, or one for each version of it, the newest last.
+    #[serde(deserialize_with = "one_or_many")]
+    pub schema: Vec<PathBuf>,
     pub validate: Validate,
     /// A minijinja template of the one line that feeds show.
     pub summary: Option<String>,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a path, or a list of paths")]
+    enum Paths {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(match Paths::deserialize(deserializer)? {
+        Paths::One(path) => vec![path],
+        Paths::Many(paths) => paths,
+    })
 }
 
 /// What is known of the event types.
@@ -69,9 +85,41 @@ pub struct Catalogue {
     unlisted: Unlisted,
     types: BTreeMap<String, TypeConfig>,
     /// By type.
-    schemas: Arc<BTreeMap<String, Validator>>,
+    schemas: Arc<BTreeMap<String, Schema>>,
     /// By type.
     summaries: Environment<'static>,
+}
+
+/// The JSON Schemas of an event type's data, by version, the newest last.
+#[derive(Debug)]
+pub struct Schema {
+    versions: Vec<Value>,
+    validators: Vec<Validator>,
+}
+
+impl Schema {
+    /// # Errors
+    /// A sentence on what is wrong with which of the texts.
+    fn read(texts: &[String]) -> Result<Self, String> {
+        let read = |text: &String| serde_json::from_str(text).map_err(|cause| format!("is no JSON: {cause}"));
+        let versions: Vec<Value> = texts.iter().map(read).collect::<Result<_, _>>()?;
+        let validators = versions.iter().map(validator).collect::<Result<_, _>>()?;
+        Ok(Self { versions, validators })
+    }
+
+    /// The schemas as they were written.
+    pub fn versions(&self) -> &[Value] {
+        &self.versions
+    }
+
+    /// Why data fits no version; of several versions the newest tells it.
+    fn refuse(&self, data: &Value) -> Option<String> {
+        if self.validators.iter().rev().skip(1).any(|validator| validator.is_valid(data)) {
+            return None;
+        }
+        let error = self.validators.last()?.validate(data).err()?;
+        Some(format!("data{} does not fit the schema: {}", error.instance_path(), error.masked()))
+    }
 }
 
 impl Catalogue {
@@ -82,13 +130,13 @@ impl Catalogue {
     pub fn new(
         config: &Config,
         types: BTreeMap<String, TypeConfig>,
-        schemas: &BTreeMap<String, String>,
+        schemas: &BTreeMap<String, Vec<String>>,
     ) -> Result<Self, String> {
-        let validators = schemas.iter().map(|(name, text)| {
-            let validator = validator(text).map_err(|cause| format!("[events.\"{name}\"] `schema`: {cause}"))?;
-            Ok((name.clone(), validator))
+        let schemas = schemas.iter().map(|(name, texts)| {
+            let schema = Schema::read(texts).map_err(|cause| format!("[events.\"{name}\"] `schema`: {cause}"))?;
+            Ok((name.clone(), schema))
         });
-        let schemas = Arc::new(validators.collect::<Result<_, String>>()?);
+        let schemas = Arc::new(schemas.collect::<Result<_, String>>()?);
         let mut summaries = Environment::new();
         summaries.set_fuel(Some(FUEL));
         // Who shows the line escapes it; the library would by the name, which is the type's.
@@ -111,6 +159,16 @@ impl Catalogue {
     /// Whether a webhook gets events of this type that are older than itself.
     pub fn replays(&self, r#type: &str) -> bool {
         self.types.get(r#type).and_then(|config| config.replay).unwrap_or(true)
+    }
+
+    /// The types with schemas, by name.
+    pub fn schemas(&self) -> &BTreeMap<String, Schema> {
+        &self.schemas
+    }
+
+    /// The types that the configuration names.
+    pub fn listed(&self) -> impl Iterator<Item = &str> {
+        self.types.keys().map(String::as_str)
     }
 
     /// The same without schemas, for whoever has no data.
@@ -137,9 +195,7 @@ impl Catalogue {
             Ok(data) => data,
             Err(cause) => return Some(format!("data can't be validated: {cause}")),
         };
-        let error = schema.validate(&data).err()?;
-        let text = format!("data{} does not fit the schema: {}", error.instance_path(), error.masked());
-        Some(text.chars().take(MISMATCH_CHARS_MAX).collect())
+        Some(schema.refuse(&data)?.chars().take(MISMATCH_CHARS_MAX).collect())
     }
 
     /// The one line that feeds show: what the type's template makes of the event, or `{type} {aggregateId}`.
@@ -172,10 +228,9 @@ impl Catalogue {
 }
 
 /// Patterns take linear time, whatever the data; a schema that needs more is refused.
-fn validator(text: &str) -> Result<Validator, String> {
-    let schema: Value = serde_json::from_str(text).map_err(|cause| format!("is no JSON: {cause}"))?;
+fn validator(schema: &Value) -> Result<Validator, String> {
     let options = jsonschema::options().with_pattern_options(PatternOptions::regex());
-    options.build(&schema).map_err(|cause| format!("can't be used, at `{}`: {cause}", cause.instance_path()))
+    options.build(schema).map_err(|cause| format!("can't be used, at `{}`: {cause}", cause.instance_path()))
 }
 
 #[cfg(test)]
@@ -208,7 +263,8 @@ mod tests {
     fn data_that_does_not_fit_is_told_by_its_place_and_not_by_its_value() {
         let read = |schema: &str, validate| {
             let types = BTreeMap::from([("OrderPlaced".to_owned(), TypeConfig { validate, ..TypeConfig::default() })]);
-            Catalogue::new(&Config::default(), types, &BTreeMap::from([("OrderPlaced".to_owned(), schema.to_owned())]))
+            let schemas = BTreeMap::from([("OrderPlaced".to_owned(), vec![schema.to_owned()])]);
+            Catalogue::new(&Config::default(), types, &schemas)
         };
         let schema = r#"{"properties": {"lines": {"items": {"properties": {"qty": {"type": "integer"}}}}}}"#;
         let catalogue = read(schema, Validate::Report).expect("a schema");
