@@ -57,6 +57,7 @@ impl Gateway {
         let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
         source::check_names(&config.sources).map_err(anyhow::Error::msg)?;
         let catalogue = Arc::new(config.catalogue().map_err(anyhow::Error::msg)?);
+        let schema = graphql::Schema::new(&catalogue).map_err(anyhow::Error::msg)?;
         let outgoing = Outgoing::new(&config.webhooks.allow).map_err(anyhow::Error::msg)?;
         let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;
@@ -83,12 +84,13 @@ impl Gateway {
             tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
         }
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
+        let graphql = graphql::router(journal.clone(), schema, &config.graphql).map_err(anyhow::Error::msg)?;
         let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
         let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };
         let guarded = Router::new()
             .route("/metrics", get(metrics_text).with_state(metrics))
             .merge(feeds.router())
-            .merge(graphql::router(journal.clone(), config.graphql))
+            .merge(graphql)
             .merge(webhook::router(webhooks))
             .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
         let router = web::front(open_routes(&journal, &site), guarded, auth, site.clone());

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Most paths of one pick.
@@ -72,77 +72,102 @@ impl Picks {
 
     /// Appends what is picked of an object or a list and tells whether that is anything; of other values nothing.
     fn write(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
-        let mut json_parser = serde_json::Deserializer::from_str(json);
-        let walk = Walk { picks: self, out, level };
         match json.as_bytes().first() {
             _ if level > LEVELS_MAX => Ok(false),
-            Some(b'{') => json_parser.deserialize_map(walk),
-            Some(b'[') => json_parser.deserialize_seq(walk),
-            _ => Ok(false),
+            Some(b'{') => self.write_members(json, out, level),
+            Some(b'[') => self.write_items(json, out, level),
+            _ => serde_json::from_str::<IgnoredAny>(json).map(|_| false),
         }
     }
 
-    /// What is wanted of the attribute with this name, given as JSON text.
-    fn of(&self, key: &RawValue) -> Option<&Self> {
-        let key = key.get();
-        let decoded: Option<String> = key.contains('\\').then(|| serde_json::from_str(key).ok()).flatten();
-        let name = decoded.as_deref().unwrap_or_else(|| key.trim_matches('"'));
-        self.names.iter().find(|(known, _)| known == name).map(|(_, picks)| picks)
-    }
-}
-
-struct Walk<'a> {
-    picks: &'a Picks,
-    out: &'a mut String,
-    level: usize,
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object or a list")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+    fn write_members(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
         let mut found = false;
-        self.out.push('{');
-        while let Some(key) = map.next_key::<&RawValue>()? {
-            let Some(picks) = self.picks.of(key) else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            let value: &RawValue = map.next_value()?;
-            let before = self.out.len();
-            self.out.push_str(if found { "," } else { "" });
-            self.out.push_str(key.get());
-            self.out.push(':');
+        out.push('{');
+        members(json, |name, key, value| {
+            let Some((_, picks)) = self.names.iter().find(|(known, _)| known == name) else { return };
+            let before = out.len();
+            out.push_str(if found { "," } else { "" });
+            out.push_str(key.get());
+            out.push(':');
             if picks.whole {
-                self.out.push_str(value.get());
-            } else if !picks.write(value.get(), self.out, self.level + 1).map_err(A::Error::custom)? {
-                self.out.truncate(before);
-                continue;
+                out.push_str(value.get());
+            } else if !picks.write(value.get(), out, level + 1).unwrap_or(false) {
+                out.truncate(before);
+                return;
             }
             found = true;
-        }
-        self.out.push('}');
+        })?;
+        out.push('}');
         Ok(found)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
-        let (mut found, mut items) = (false, 0);
-        self.out.push('[');
-        while let Some(item) = list.next_element::<&RawValue>()? {
-            self.out.push_str(if items > 0 { "," } else { "" });
-            let before = self.out.len();
-            found |= self.picks.write(item.get(), self.out, self.level + 1).map_err(A::Error::custom)?;
-            if self.out.len() == before {
-                self.out.push_str("null");
+    fn write_items(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
+        let (mut found, mut count) = (false, 0);
+        out.push('[');
+        items(json, |item| {
+            out.push_str(if count > 0 { "," } else { "" });
+            let before = out.len();
+            found |= self.write(item.get(), out, level + 1).unwrap_or(false);
+            if out.len() == before {
+                out.push_str("null");
             }
-            items += 1;
+            count += 1;
+        })?;
+        out.push(']');
+        Ok(found || count == 0)
+    }
+}
+
+/// Calls `each` with the attributes of the object that a JSON text is: name, name as written, value as written.
+///
+/// # Errors
+/// A text that is no JSON object.
+pub fn members<'a>(json: &'a str, each: impl FnMut(&str, &'a RawValue, &'a RawValue)) -> Result<(), serde_json::Error> {
+    serde_json::Deserializer::from_str(json).deserialize_map(Members(each))
+}
+
+/// Calls `each` with the items of the list that a JSON text is, as written.
+///
+/// # Errors
+/// A text that is no JSON list.
+pub fn items<'a>(json: &'a str, each: impl FnMut(&'a RawValue)) -> Result<(), serde_json::Error> {
+    serde_json::Deserializer::from_str(json).deserialize_seq(Items(each))
+}
+
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&str, &'de RawValue, &'de RawValue)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            let written = key.get();
+            // One that is no text, such as half a surrogate pair, is known by what was written.
+            let decoded: Option<String> = written.contains('\\').then(|| serde_json::from_str(written).ok()).flatten();
+            self.0(decoded.as_deref().unwrap_or_else(|| written.trim_matches('"')), key, value);
         }
-        self.out.push(']');
-        Ok(found || items == 0)
+        Ok(())
+    }
+}
+
+struct Items<F>(F);
+
+impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Items<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(item) = list.next_element()? {
+            self.0(item);
+        }
+        Ok(())
     }
 }
 

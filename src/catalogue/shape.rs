@@ -64,7 +64,8 @@ impl Shapes {
     /// The shape of data that fits any of these schemas: the versions of one event type.
     pub fn of(versions: &[Value]) -> Self {
         let mut reader = Reader::default();
-        let facets: Vec<Facet<'_>> = versions.iter().map(|version| Facet { document: version, schema: version }).collect();
+        let facets: Vec<Facet<'_>> =
+            versions.iter().map(|version| Facet { document: version, schema: version }).collect();
         let root = reader.shape(&facets, &[]);
         Self { root, objects: reader.objects }
     }
@@ -125,7 +126,11 @@ impl<'a> Facet<'a> {
         if !values.is_empty() {
             return values.iter().filter(|value| !value.is_null()).map(|value| self.kind(type_of(value))).collect();
         }
-        ["properties", "items"].into_iter().filter(|keyword| self.get(keyword).is_some()).map(|k| self.kind(k)).collect()
+        ["properties", "items"]
+            .into_iter()
+            .filter(|keyword| self.get(keyword).is_some())
+            .map(|k| self.kind(k))
+            .collect()
     }
 
     fn kind(self, name: &str) -> Kind {
@@ -269,7 +274,8 @@ impl Reader {
     }
 
     fn list(&mut self, facets: &Facets<'_>, place: &[String]) -> Shape {
-        let items: Vec<Facet<'_>> = facets.list.iter().filter_map(|facet| Some(facet.at(facet.get("items")?))).collect();
+        let items: Vec<Facet<'_>> =
+            facets.list.iter().filter_map(|facet| Some(facet.at(facet.get("items")?))).collect();
         // A list of schemas speaks of one place each.
         let is_tuple = |facet: &Facet<'_>| facet.schema.is_array();
         let tuple = items.iter().any(is_tuple) || facets.list.iter().any(|facet| facet.get("prefixItems").is_some());
@@ -364,7 +370,8 @@ mod tests {
             "e": { "enum": ["x", "y", null] }, "f": { "const": 7 }, "g": { "type": ["integer", "number"] },
             "h": { "type": ["integer", "string"] }, "i": true, "j": false, "k": { "type": "boolean" }
         });
-        let expected = "#0 =  {a: Int, b: Long, c: Float, d: Time, e: Text, f: Long, g: Float, h: Json, i: Json, k: Boolean}";
+        let expected =
+            "#0 =  {a: Int, b: Long, c: Float, d: Time, e: Text, f: Long, g: Float, h: Json, i: Json, k: Boolean}";
         assert_eq!(of(properties), expected);
     }
 
@@ -404,9 +411,11 @@ mod tests {
         });
         let expected = "#0 =  {total: #1, lines: [#2], parent: #0}; Money {amount: Float}; lines {price: #1}";
         assert_eq!(shapes(&[schema]), expected);
-        let endless = json!({ "$defs": { "A": { "$ref": "#/$defs/A" } }, "properties": { "a": { "$ref": "#/$defs/A" } } });
+        let endless =
+            json!({ "$defs": { "A": { "$ref": "#/$defs/A" } }, "properties": { "a": { "$ref": "#/$defs/A" } } });
         assert_eq!(shapes(&[endless]), "#0 =  {a: Json}");
-        let nested = json!({ "$defs": { "A": { "type": "array", "items": { "$ref": "#/$defs/A" } } }, "$ref": "#/$defs/A" });
+        let nested =
+            json!({ "$defs": { "A": { "type": "array", "items": { "$ref": "#/$defs/A" } } }, "$ref": "#/$defs/A" });
         let shape = shapes(&[nested]);
         assert!(shape.starts_with("[[[[") && shape.contains("[Json]]"), "{shape}");
     }

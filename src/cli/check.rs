@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::config::Config;
 use crate::journal::{self, Journal};
-use crate::outlet::{feed, webhook};
+use crate::outlet::{feed, graphql, webhook};
 use crate::web::auth::Auth;
 use crate::web::outgoing::Outgoing;
 use crate::{source, telemetry, web};
@@ -29,6 +29,8 @@ pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
         catalogue.as_ref().map(|_| format!("{} event types", config.events.len())).map_err(Clone::clone),
     );
     let catalogue = catalogue.unwrap_or_default();
+    let typed = format!("{} event types with a schema", catalogue.schemas().len());
+    report.add("graphql", graphql::Schema::new(&catalogue).map(|_| typed));
     for source in &config.sources {
         let checked = source::check(source, &catalogue).await;
         let notes = || source.notes.iter().map(|note| format!("\n  {note}")).collect::<String>();

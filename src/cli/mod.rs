@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, Error};
 
 /// A legacy-integration gateway: domain events from the event stores you have, out as an Atom feed, through GraphQL and
 /// as signed webhooks.
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Follow(arguments) => follow::run(arguments).await,
             Command::Forget(arguments) => forget::run(arguments).await,
-            Command::Schema(_) => schema::run(),
+            Command::Schema(arguments) => schema::run(arguments),
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Token(arguments) => token::run(&arguments),
         }
@@ -114,10 +114,18 @@ fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn load(path: &Path) -> Result<Config, crate::config::Error> {
+fn load(path: &Path) -> Result<Config, Error> {
     // Names and values that are not Unicode can't be ours.
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     Config::load(path, &environment)
+}
+
+/// Without a file: the defaults.
+fn load_if_there(path: &Path) -> Result<Config, Error> {
+    match load(path) {
+        Err(Error::Missing(_)) => Ok(Config::default()),
+        other => other,
+    }
 }

@@ -2,14 +2,10 @@
 
 use std::process::ExitCode;
 
-use crate::config::{Config, Error};
 use crate::web::{self, openapi};
 
 pub fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
-    let config = match super::load(&arguments.config) {
-        Err(Error::Missing(_)) => Config::default(),
-        other => other?,
-    };
+    let config = super::load_if_there(&arguments.config)?;
     let site = web::Site::new(&config.server, config.server.listen).map_err(anyhow::Error::msg)?;
     super::print(&openapi::document(&site.public_url));
     Ok(ExitCode::SUCCESS)

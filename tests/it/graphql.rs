@@ -48,7 +48,7 @@ fn positions(nodes: &Value) -> Vec<i64> {
 fn schema_graphql_equals_the_built_schema() {
     let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/schema.graphql")).unwrap();
     assert!(
-        file == postern::outlet::graphql::sdl(),
+        file == postern::outlet::graphql::Schema::new(&Default::default()).unwrap().sdl(),
         "run `cargo run -- schema > schema.graphql` and look at the difference"
     );
 }
@@ -396,4 +396,107 @@ async fn other_methods_are_answered_as_http_says() {
         assert_eq!(response.status(), status);
         assert_eq!(response.headers()["allow"], "GET, HEAD, POST, OPTIONS");
     }
+}
+
+/// A gateway whose catalogue has a schema of `OrderPlaced`, of `order.cancelled`, and none of `Checked`.
+async fn typed() -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    let placed = json!({
+        "description": "An order was placed.",
+        "$defs": { "Money": { "type": "object", "properties": { "amount": { "type": "number" }, "currency": { "enum": ["EUR", "CHF"] } } } },
+        "type": "object",
+        "properties": {
+            "orderId": { "type": "string" }, "count": { "type": "integer", "maximum": 1000 }, "serial": { "type": "integer" },
+            "placed-at": { "type": "string", "format": "date-time" }, "total": { "$ref": "#/$defs/Money" },
+            "lines": { "type": "array", "items": { "properties": { "sku": { "type": "string" }, "qty": { "type": "integer", "maximum": 99 } } } },
+            "tags": { "type": "object", "additionalProperties": { "type": "string" } },
+            "old": { "type": "string", "deprecated": true }
+        }
+    });
+    let cancelled = json!({ "properties": { "orderId": { "type": "string" }, "why": { "type": "string" } } });
+    std::fs::write(folder.path().join("placed.json"), placed.to_string()).unwrap();
+    std::fs::write(folder.path().join("cancelled.json"), cancelled.to_string()).unwrap();
+    let path = folder.path().display();
+    Gateway::start_with(Engine::Sqlite, &format!(
+        "[events.OrderPlaced]\nschema = \"{path}/placed.json\"\n[events.\"order.cancelled\"]\nschema = [\"{path}/cancelled.json\"]\n"
+    ))
+    .await
+}
+
+fn with_data(n: i64, r#type: &str, data: &str) -> Event {
+    Event { r#type: r#type.to_owned(), data: data.to_owned(), ..event(n) }
+}
+
+#[tokio::test]
+async fn data_is_typed_by_the_schemas_of_the_catalogue() {
+    let gateway = typed().await;
+    let data_text = r#"{"orderId":"o-1","count":2,"serial":12345678901234567890,"placed-at":"2026-01-31T13:00:00+01:00","total":{"amount":1.5,"currency":"EUR"},"lines":[{"sku":"a","qty":1},{"sku":"b"},null],"tags":{"a":"b"},"hidden":true}"#;
+    gateway
+        .append(vec![
+            with_data(1, "OrderPlaced", data_text),
+            with_data(2, "order.cancelled", r#"{"why":"late","orderId":"o-1"}"#),
+            with_data(3, "Checked", "{}"),
+        ])
+        .await;
+    let query = "{ events { nodes { __typename id ...P ... on OrderCancelled { data { orderId why } } } } } \
+        fragment P on OrderPlaced { data { __typename orderId count serial placed_at total { ...M } lines { sku } more: lines { qty } tags } \
+            data { total { currency } lines { __typename } } } \
+        fragment M on OrderPlacedDataMoney { amount }";
+    let found = data(&gateway, query).await;
+    let nodes = found["events"]["nodes"].as_array().unwrap();
+    let names: Vec<&str> = nodes.iter().map(|node| node["__typename"].as_str().unwrap()).collect();
+    assert_eq!(names, ["OrderPlaced", "OrderCancelled", "UntypedEvent"]);
+    let expected = json!({
+        "__typename": "OrderPlacedData", "orderId": "o-1", "count": 2, "serial": "12345678901234567890",
+        "placed_at": "2026-01-31T12:00:00.000Z", "total": { "amount": 1.5, "currency": "EUR" },
+        "lines": [{ "sku": "a", "__typename": "OrderPlacedDataLines" }, { "sku": "b", "__typename": "OrderPlacedDataLines" }, null],
+        "more": [{ "qty": 1 }, { "qty": null }, null], "tags": { "a": "b" }
+    });
+    assert_eq!(nodes[0]["data"], expected);
+    assert_eq!(nodes[1]["data"], json!({ "orderId": "o-1", "why": "late" }));
+    assert_eq!(nodes[2].get("data"), None);
+    assert_eq!(
+        code(&gateway, "{ events { nodes { ... on OrderPlaced { data { orderID } } } } }").await,
+        "GRAPHQL_VALIDATION_FAILED"
+    );
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_is_null_and_told_with_its_path() {
+    let gateway = typed().await;
+    gateway
+        .append(vec![
+            with_data(
+                1,
+                "OrderPlaced",
+                r#"{"orderId":7,"lines":[{"sku":"a","qty":1},{"qty":"many"}],"total":"1 EUR"}"#,
+            ),
+            with_data(2, "OrderPlaced", "[]"),
+            with_data(3, "OrderPlaced", r#"{"orderId":"o-3"}"#),
+        ])
+        .await;
+    let query =
+        "{ all: events { nodes { ... on OrderPlaced { data { orderId lines { q: qty } total { amount } } } } } }";
+    let answer = answer(&gateway, query, json!({})).await;
+    let nodes = &answer["data"]["all"]["nodes"];
+    assert_eq!(nodes[0]["data"], json!({ "orderId": null, "lines": [{ "q": 1 }, { "q": null }], "total": null }));
+    assert_eq!(nodes[1]["data"], Value::Null);
+    assert_eq!(nodes[2]["data"]["orderId"], "o-3");
+    let told: Vec<(Value, Value)> = answer["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| (error["path"].clone(), error["extensions"]["code"].clone()))
+        .collect();
+    let mismatch = |path: Value| (path, json!("DATA_MISMATCH"));
+    assert_eq!(
+        told,
+        [
+            mismatch(json!(["all", "nodes", 0, "data", "orderId"])),
+            mismatch(json!(["all", "nodes", 0, "data", "lines", 1, "q"])),
+            mismatch(json!(["all", "nodes", 0, "data", "total"])),
+            mismatch(json!(["all", "nodes", 1, "data"])),
+        ]
+    );
+    assert!(!answer["errors"].to_string().contains("many"), "{answer}");
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, OneofObject, SimpleObject};
 
+use super::caller::{Caller, payload};
 use super::event::EventNode;
 use super::failure::Failure;
-use super::schema::{Caller, DateTime, payload};
+use super::scalars::DateTime;
 use crate::filter::{Filter, Selection};
 use crate::journal::{Order, Payload, Range};
 

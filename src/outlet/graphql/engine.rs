@@ -1,18 +1,23 @@
 //! The engine: owns the schema, the limits and the running of operations. Only this folder knows which library it is.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::parser::parse_query;
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType};
-use async_graphql::{EmptyMutation, EmptySubscription, SDLExportOptions, Schema, ServerError, Value, Variables, value};
+use async_graphql::{EmptyMutation, EmptySubscription, SDLExportOptions, ServerError, ValidationMode, Value, value};
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use super::Config;
-use super::failure::{BAD_INPUT, Code, Failure, PARSE, TIMEOUT, VALIDATION, coded};
-use super::measure::{COST_MAX, measure, scan};
-use super::schema::{Caller, Query};
+use super::caller::Caller;
+use super::documents::{self, Documents, Refusal, read_schema};
+use super::event::with_types;
+use super::failure::{BAD_INPUT, Code, Failure, TIMEOUT, VALIDATION, coded};
+use super::measure::{self, COST_MAX};
+use super::schema::Query;
+use super::types::Types;
+use crate::catalogue::Catalogue;
 use crate::filter::Selection;
 use crate::journal::Journal;
 
@@ -25,8 +30,7 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Ask {
     pub(super) query: String,
     pub(super) operation_name: Option<String>,
-    #[serde(default)]
-    pub(super) variables: Variables,
+    pub(super) variables: Option<Map<String, serde_json::Value>>,
     /// Read and ignored, but it must be an object.
     pub(super) extensions: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
@@ -42,7 +46,7 @@ pub(super) enum Answer {
 }
 
 #[derive(Serialize)]
-struct Document {
+struct Response {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ServerError>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +55,7 @@ struct Document {
     extensions: Option<Value>,
 }
 
-impl Document {
+impl Response {
     fn new(errors: Vec<ServerError>, data: Option<Value>, cost: Option<u64>) -> Self {
         let extensions = cost.map(|cost| value!({ "cost": { "requested": cost, "limit": COST_MAX } }));
         Self { errors, data, extensions }
@@ -62,72 +66,106 @@ impl Document {
     }
 }
 
-fn refused(failure: Failure, cost: Option<u64>) -> Answer {
-    let code = failure.code;
-    Answer::Refused(code, Document::new(vec![failure.into()], None, cost).text())
+fn refused(refusal: Refusal, cost: Option<u64>) -> Answer {
+    Answer::Refused(refusal.code, Response::new(refusal.errors, None, cost).text())
+}
+
+type EngineSchema = async_graphql::Schema<Query, EmptyMutation, EmptySubscription>;
+
+/// The schema of a configuration.
+pub struct Schema {
+    types: Arc<Types>,
+    schema: EngineSchema,
+}
+
+impl Schema {
+    /// The schema for this catalogue.
+    ///
+    /// # Errors
+    /// A sentence on event types whose names can't both be names of types.
+    pub fn new(catalogue: &Catalogue) -> Result<Self, String> {
+        let without = Self::built(Arc::default());
+        let reserved: BTreeSet<String> = read_schema(&without.sdl())?.types.keys().map(ToString::to_string).collect();
+        Ok(Self::built(Arc::new(Types::new(catalogue, &reserved)?)))
+    }
+
+    fn built(types: Arc<Types>) -> Self {
+        let build = || EngineSchema::build(Query, EmptyMutation, EmptySubscription);
+        // Documents are validated before they come here.
+        let schema = with_types(&types, build).validation_mode(ValidationMode::Fast).finish();
+        Self { types, schema }
+    }
+
+    /// The schema as text: sorted, so that equal schemas have equal texts.
+    pub fn sdl(&self) -> String {
+        let options = SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items();
+        self.schema.sdl_with_options(options.include_specified_by().use_space_ident())
+    }
 }
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Engine {
-    schema: Schema<Query, EmptyMutation, EmptySubscription>,
+    schema: Arc<Schema>,
+    documents: Arc<Documents>,
     journal: Journal,
-    introspection: bool,
-}
-
-fn schema() -> Schema<Query, EmptyMutation, EmptySubscription> {
-    Schema::build(Query, EmptyMutation, EmptySubscription).finish()
-}
-
-/// The schema as text: sorted, so that equal schemas have equal texts.
-pub(super) fn sdl() -> String {
-    let options = SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items();
-    schema().sdl_with_options(options.include_specified_by().use_space_ident())
 }
 
 impl Engine {
-    pub(super) fn new(journal: Journal, config: &Config) -> Self {
-        Self { schema: schema(), journal, introspection: config.introspection }
+    /// # Errors
+    /// A schema that can't be used.
+    pub(super) fn new(journal: Journal, schema: Schema, config: &Config) -> Result<Self, String> {
+        let documents = Arc::new(Documents::new(read_schema(&schema.sdl())?, config.introspection));
+        Ok(Self { schema: Arc::new(schema), documents, journal })
     }
 
     /// Runs one operation, with what `selection` lets through. Never fails: what goes wrong is in the answer.
     pub(super) async fn answer(&self, ask: Ask, selection: Selection, only_queries: bool) -> Answer {
-        let document = match parse(&ask.query) {
-            Ok(document) => document,
-            Err(error) => return Answer::Refused(PARSE, Document::new(vec![error], None, None).text()),
-        };
-        let operation = match operation(&document, ask.operation_name.as_deref()) {
-            Ok(operation) => operation,
-            Err(failure) => return refused(failure, None),
-        };
-        if only_queries && operation.ty != OperationType::Query {
+        if only_queries && !is_query(&ask) {
             return Answer::NoQuery;
         }
-        let measured = measure(&document, operation, &ask.variables, self.introspection);
-        let cost = match measured.and_then(|cost| required(operation, &ask.variables).map(|()| cost)) {
-            Ok(cost) => cost,
-            Err(failure) => return refused(failure, None),
+        let prepared = match self.prepare(ask) {
+            Ok(prepared) => prepared,
+            Err(refusal) => return refused(refusal, None),
         };
-        let caller = Caller { journal: self.journal.clone(), selection, payload_bytes: AtomicUsize::new(0) };
-        let mut request = async_graphql::Request::new(ask.query).variables(ask.variables).data(caller);
-        request.operation_name = ask.operation_name;
-        request.set_parsed_query(document);
-        let Ok(response) = tokio::time::timeout(TIME_MAX, self.schema.execute(request)).await else {
+        let cost = prepared.cost;
+        let request = prepared.request.data(Caller::new(self.journal.clone(), self.schema.types.clone(), selection));
+        let Ok(response) = tokio::time::timeout(TIME_MAX, self.schema.schema.execute(request)).await else {
             let detail = format!("gave up after {} seconds; ask for less", TIME_MAX.as_secs());
-            return refused(Failure::new(TIMEOUT, detail), Some(cost));
+            return refused(Failure::new(TIMEOUT, detail).into(), Some(cost));
         };
         // What fails while it runs has a path.
         let ran = response.errors.iter().all(|error| !error.path.is_empty());
         let code = if ran { BAD_INPUT } else { VALIDATION };
         let errors = response.errors.into_iter().map(|error| coded(error, code)).collect();
-        let text = Document::new(errors, ran.then_some(response.data), Some(cost)).text();
+        let text = Response::new(errors, ran.then_some(response.data), Some(cost)).text();
         if ran { Answer::Ran(text) } else { Answer::Refused(code, text) }
+    }
+
+    /// Everything before the journal is read.
+    fn prepare(&self, ask: Ask) -> Result<Prepared, Refusal> {
+        let document = self.documents.get(&ask.query)?;
+        let operation = operation(&document.parsed, ask.operation_name.as_deref())?;
+        let variables =
+            self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default())?;
+        let cost = measure::cost(&document.parsed, operation, &variables)?;
+        let mut request = async_graphql::Request::new(String::new()).variables(variables);
+        request.operation_name = ask.operation_name;
+        request.set_parsed_query(document.parsed.clone());
+        Ok(Prepared { request, cost })
     }
 }
 
-fn parse(text: &str) -> Result<ExecutableDocument, ServerError> {
-    scan(text)?;
-    parse_query(text).map_err(|error| coded(error.into(), PARSE))
+/// An operation that may run.
+struct Prepared {
+    request: async_graphql::Request,
+    cost: u64,
+}
+
+/// Whether the operation is a query, as far as that can be read.
+fn is_query(ask: &Ask) -> bool {
+    let Ok(document) = documents::parse(&ask.query) else { return true };
+    operation(&document, ask.operation_name.as_deref()).map_or(true, |operation| operation.ty == OperationType::Query)
 }
 
 /// The operation that is meant.
@@ -143,17 +181,4 @@ fn operation<'a>(document: &'a ExecutableDocument, name: Option<&str>) -> Result
         None => Failure::new(VALIDATION, "the document has several operations; name one in `operationName`"),
     };
     found.map(|operation| &operation.node).ok_or_else(unknown)
-}
-
-/// Refuses a required variable that is missing or null: the engine would read it as null.
-fn required(operation: &OperationDefinition, variables: &Variables) -> Result<(), Failure> {
-    for definition in operation.variable_definitions.iter().map(|definition| &definition.node) {
-        let given = variables.get(&definition.name.node);
-        let is_given = given.map_or(definition.default_value.is_some(), |value| *value != Value::Null);
-        if !definition.var_type.node.nullable && !is_given {
-            let (name, kind) = (&definition.name, &definition.var_type);
-            return Err(Failure::input(format!("the variable `${name}` must have a value of type {kind}")));
-        }
-    }
-    Ok(())
 }

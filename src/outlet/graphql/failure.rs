@@ -1,6 +1,6 @@
 //! What goes wrong inside GraphQL, as clients get it: a message that says what to do and a code in `extensions`.
 
-use async_graphql::{Error, ServerError};
+use async_graphql::{Error, Pos, ServerError};
 use tracing::{error, warn};
 
 use crate::{filter, journal, projection};
@@ -16,6 +16,7 @@ pub(super) const INVALID_CURSOR: Code = Code("INVALID_CURSOR");
 pub(super) const CURSOR_EXPIRED: Code = Code("CURSOR_EXPIRED");
 pub(super) const TOO_COMPLEX: Code = Code("QUERY_TOO_COMPLEX");
 pub(super) const TOO_DEEP: Code = Code("QUERY_TOO_DEEP");
+pub(super) const DATA_MISMATCH: Code = Code("DATA_MISMATCH");
 pub(super) const TIMEOUT: Code = Code("TIMEOUT");
 pub(super) const UNAVAILABLE: Code = Code("UNAVAILABLE");
 pub(super) const INTERNAL: Code = Code("INTERNAL");
@@ -31,6 +32,13 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// The error at this place of the document.
+    pub(super) fn at(self, pos: Pos) -> ServerError {
+        let mut error: ServerError = self.into();
+        error.locations.push(pos);
+        error
     }
 
     pub(super) fn input(message: impl Into<String>) -> Self {

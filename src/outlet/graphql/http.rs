@@ -111,7 +111,7 @@ async fn posted_ask(headers: &HeaderMap, body: Body) -> Result<Ask, Problem> {
 
 /// What the query string asks, if it asks.
 fn url_ask(query: &str) -> Result<Option<Ask>, Problem> {
-    let mut ask = Ask { query: String::new(), operation_name: None, variables: Default::default(), extensions: None };
+    let mut ask = Ask { query: String::new(), operation_name: None, variables: None, extensions: None };
     let mut asked = false;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let wrong = |cause: serde_json::Error| malformed(&format!("`{name}`"), &cause);

@@ -3,17 +3,25 @@
 //! `http` speaks GraphQL over HTTP, `engine` runs operations, `measure` refuses what asks for too much, `schema`,
 //! `event` and `connection` are the schema. Reads the journal with the caller's visibility; knows no other outlet.
 
+mod caller;
 mod connection;
+mod data;
+mod documents;
 mod engine;
 mod event;
 mod failure;
 mod http;
 mod measure;
+mod plan;
+mod scalars;
 mod schema;
+mod types;
 
 use axum::Router;
 use axum::routing::any;
 use serde::Deserialize;
+
+pub use engine::Schema;
 
 use crate::journal::Journal;
 
@@ -32,11 +40,9 @@ impl Default for Config {
 }
 
 /// `/graphql`. Requests carry the [`Client`](crate::web::auth::Client) as an extension.
-pub fn router(journal: Journal, config: Config) -> Router {
-    Router::new().route("/graphql", any(http::handle)).with_state(engine::Engine::new(journal, &config))
-}
-
-/// The schema as text, sorted: `schema.graphql` in the repository, `postern schema` on the command line.
-pub fn sdl() -> String {
-    engine::sdl()
+///
+/// # Errors
+/// A schema that can't be used.
+pub fn router(journal: Journal, schema: Schema, config: &Config) -> Result<Router, String> {
+    Ok(Router::new().route("/graphql", any(http::handle)).with_state(engine::Engine::new(journal, schema, config)?))
 }

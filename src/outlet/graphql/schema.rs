@@ -1,60 +1,26 @@
-//! The schema: who asks, root fields, aggregates, scalars. The rest of it stands in `event` and `connection`.
+//! The schema: root fields and aggregates. The rest of it stands in `event` and `connection`.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use async_graphql::{Context, ID, Object};
 
-use async_graphql::{Context, ID, InputValueError, InputValueResult, Lookahead, Object, Scalar, ScalarType, Value};
-
+use super::caller::{Caller, payload};
 use super::connection::{EventConnection, EventFilter, Paging, SortOrder, StartPosition};
 use super::event::{EventNode, Node};
-use super::failure::{Failure, TOO_COMPLEX};
-use crate::event::{Cursor, Micros, escape, is_uuid};
-use crate::filter::{Filter, Selection};
-use crate::journal::{Journal, Payload};
+use super::failure::Failure;
+use super::scalars::Long;
+use crate::event::escape;
+use crate::filter::Filter;
+use crate::journal::Payload;
 
 pub(super) const IDS_MAX: usize = 100;
-/// Most bytes of `dataJson` and `metadata` in one answer: aliases can repeat them without cost.
-const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Who asks, for the length of one request: every read of the journal goes through it.
-pub(super) struct Caller {
-    pub(super) journal: Journal,
-    pub(super) selection: Selection,
-    pub(super) payload_bytes: AtomicUsize,
+fn bounded(ids: Vec<ID>) -> Result<Vec<String>, Failure> {
+    if ids.len() > IDS_MAX {
+        return Err(Failure::input(format!("`ids` holds {} ids, more than {IDS_MAX}; ask in parts", ids.len())));
+    }
+    Ok(ids.into_iter().map(|id| id.0).collect())
 }
 
 impl Caller {
-    pub(super) fn of<'a>(ctx: &Context<'a>) -> &'a Self {
-        ctx.data_unchecked()
-    }
-
-    pub(super) fn cursor(&self, position: i64) -> String {
-        Cursor::new(self.journal.id(), position).to_string()
-    }
-
-    /// Counts payload bytes that go into the answer.
-    pub(super) fn spend(&self, bytes: usize) -> Result<(), Failure> {
-        let before = self.payload_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > PAYLOAD_BYTES_MAX {
-            let detail = format!("the answer holds more than {PAYLOAD_BYTES_MAX} bytes of data; ask for smaller pages");
-            return Err(Failure::new(TOO_COMPLEX, detail));
-        }
-        Ok(())
-    }
-
-    /// The events with these ids, in their order; nothing for an unknown or hidden one.
-    pub(super) async fn events(&self, ids: &[String], payload: Payload) -> Result<Vec<Option<EventNode>>, Failure> {
-        let found = self.journal.by_ids(&self.selection, ids, payload).await?;
-        let by_id: HashMap<String, EventNode> =
-            found.into_iter().map(|entry| (entry.event.id.clone(), EventNode(Arc::new(entry)))).collect();
-        let node = |id: &String| match by_id.get(id) {
-            None if is_uuid(id) => by_id.get(&id.to_ascii_lowercase()).cloned(),
-            found => found.cloned(),
-        };
-        Ok(ids.iter().map(node).collect())
-    }
-
     async fn aggregate(&self, r#type: String, key: String) -> Result<Option<Aggregate>, Failure> {
         let version = self.journal.latest_version(&self.selection, &r#type, &key).await?;
         Ok(version.map(|version| Aggregate { r#type, key, version: Some(version) }))
@@ -71,19 +37,6 @@ impl Caller {
         }
         Ok(nodes)
     }
-}
-
-fn bounded(ids: Vec<ID>) -> Result<Vec<String>, Failure> {
-    if ids.len() > IDS_MAX {
-        return Err(Failure::input(format!("`ids` holds {} ids, more than {IDS_MAX}; ask in parts", ids.len())));
-    }
-    Ok(ids.into_iter().map(|id| id.0).collect())
-}
-
-/// Whether the events below these selections show payloads. Those that don't are read without.
-pub(super) fn payload(events: &[Lookahead<'_>]) -> Payload {
-    let wanted = |event: &Lookahead<'_>| event.field("dataJson").exists() || event.field("metadata").exists();
-    if events.iter().any(wanted) { Payload::With } else { Payload::Without }
 }
 
 pub(super) struct Query;
@@ -202,40 +155,5 @@ impl Aggregate {
             ..Filter::default()
         };
         paging.page(ctx, &Caller::of(ctx).selection.and(&mine)).await
-    }
-}
-
-pub(super) struct DateTime(pub(super) Micros);
-
-/// RFC 3339, in UTC.
-#[Scalar(specified_by_url = "https://scalars.graphql.org/andimarek/date-time.html")]
-impl ScalarType for DateTime {
-    fn parse(value: Value) -> InputValueResult<Self> {
-        let Value::String(text) = &value else { return Err(InputValueError::expected_type(value)) };
-        let time = Micros::parse_rfc3339(text).map(Self);
-        time.ok_or_else(|| InputValueError::custom("give RFC 3339, such as 2026-01-31T12:00:00Z"))
-    }
-
-    fn to_value(&self) -> Value {
-        Value::String(self.0.to_text())
-    }
-}
-
-pub(super) struct Long(pub(super) i64);
-
-/// A whole number beyond 32 bits, sent as a string; a number or a string is accepted.
-#[Scalar]
-impl ScalarType for Long {
-    fn parse(value: Value) -> InputValueResult<Self> {
-        let number = match &value {
-            Value::Number(number) => number.as_i64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        };
-        number.map(Self).ok_or_else(|| InputValueError::expected_type(value))
-    }
-
-    fn to_value(&self) -> Value {
-        Value::String(self.0.to_string())
     }
 }

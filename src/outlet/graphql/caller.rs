@@ -1,0 +1,92 @@
+//! Who asks, for the length of one request: every read of the journal goes through it, and what one request may take.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_graphql::{ContextBase, ContextSelectionSet, Lookahead, ServerResult};
+
+use super::event::EventNode;
+use super::failure::{Failure, TOO_COMPLEX};
+use super::plan::Plan;
+use super::types::Types;
+use crate::event::{Cursor, is_uuid};
+use crate::filter::Selection;
+use crate::journal::{Journal, Payload};
+
+/// Most bytes of payload in one answer: aliases can repeat them without cost.
+const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Values that do not fit their schema, of which one answer tells; those beyond are null without an error.
+const MISMATCHES_MAX: usize = 100;
+
+/// By the address of a selection set, which stands as long as the request, and the type of event.
+type Plans = HashMap<(usize, Option<usize>), Arc<Plan>>;
+
+pub(super) struct Caller {
+    pub(super) journal: Journal,
+    pub(super) types: Arc<Types>,
+    pub(super) selection: Selection,
+    payload_bytes: AtomicUsize,
+    mismatches: AtomicUsize,
+    plans: Mutex<Plans>,
+}
+
+impl Caller {
+    pub(super) fn new(journal: Journal, types: Arc<Types>, selection: Selection) -> Self {
+        let (payload_bytes, mismatches, plans) = Default::default();
+        Self { journal, types, selection, payload_bytes, mismatches, plans }
+    }
+
+    pub(super) fn of<'a, T>(ctx: &ContextBase<'a, T>) -> &'a Self {
+        ctx.data_unchecked()
+    }
+
+    pub(super) fn cursor(&self, position: i64) -> String {
+        Cursor::new(self.journal.id(), position).to_string()
+    }
+
+    /// The plan of this selection for events of one type: made once a request.
+    pub(super) fn plan(&self, ctx: &ContextSelectionSet<'_>, event_type: Option<usize>) -> ServerResult<Arc<Plan>> {
+        let key = (std::ptr::from_ref(ctx.item).addr(), event_type);
+        let plans = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans().get(&key) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan::new(ctx, event_type)?);
+        plans().insert(key, plan.clone());
+        Ok(plan)
+    }
+
+    /// Counts payload bytes that go into the answer.
+    pub(super) fn spend(&self, bytes: usize) -> Result<(), Failure> {
+        let before = self.payload_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > PAYLOAD_BYTES_MAX {
+            let detail = format!("the answer holds more than {PAYLOAD_BYTES_MAX} bytes of data; ask for smaller pages");
+            return Err(Failure::new(TOO_COMPLEX, detail));
+        }
+        Ok(())
+    }
+
+    /// Whether one more value that does not fit may be told.
+    pub(super) fn may_tell_mismatch(&self) -> bool {
+        self.mismatches.fetch_add(1, Ordering::Relaxed) < MISMATCHES_MAX
+    }
+
+    /// The events with these ids, in their order; nothing for an unknown or hidden one.
+    pub(super) async fn events(&self, ids: &[String], payload: Payload) -> Result<Vec<Option<EventNode>>, Failure> {
+        let found = self.journal.by_ids(&self.selection, ids, payload).await?;
+        let by_id: HashMap<String, EventNode> =
+            found.into_iter().map(|entry| (entry.event.id.clone(), EventNode(Arc::new(entry)))).collect();
+        let node = |id: &String| match by_id.get(id) {
+            None if is_uuid(id) => by_id.get(&id.to_ascii_lowercase()).cloned(),
+            found => found.cloned(),
+        };
+        Ok(ids.iter().map(node).collect())
+    }
+}
+
+/// Whether the events below these selections show payloads. Those that don't are read without.
+pub(super) fn payload(events: &[Lookahead<'_>]) -> Payload {
+    let wanted = |event: &Lookahead<'_>| ["data", "dataJson", "metadata"].iter().any(|name| event.field(name).exists());
+    if events.iter().any(wanted) { Payload::With } else { Payload::Without }
+}
