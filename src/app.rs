@@ -14,9 +14,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::catalogue::Catalogue;
 use crate::config::Config;
+use crate::event::Micros;
 use crate::journal::{self, Journal};
-use crate::outlet::feed::Feeds;
+use crate::outlet::feed::{self, Feeds};
 use crate::outlet::graphql;
 use crate::outlet::webhook::{self, Webhooks};
 use crate::runtime::{Backoff, Clock, Tasks};
@@ -84,8 +86,10 @@ impl Gateway {
             tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
         }
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
-        let graphql = graphql::router(journal.clone(), schema, &config.graphql).map_err(anyhow::Error::msg)?;
         let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
+        let directory = directory(&catalogue, &feeds, &running, clock, &tasks);
+        let graphql =
+            graphql::router(journal.clone(), schema, directory, &config.graphql).map_err(anyhow::Error::msg)?;
         let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };
         let guarded = Router::new()
             .route("/metrics", get(metrics_text).with_state(metrics))
@@ -161,6 +165,39 @@ async fn open_journal(config: &journal::Config, clock: &Clock, tasks: &Tasks) ->
                     .with_context(|| format!("can't open the journal {}", journal::redacted(&config.url)));
             }
         }
+    }
+}
+
+/// What GraphQL shows of the other rooms.
+fn directory(
+    catalogue: &Arc<Catalogue>,
+    feeds: &Feeds,
+    running: &Arc<Vec<source::Running>>,
+    clock: Clock,
+    tasks: &Tasks,
+) -> graphql::Directory {
+    let info = |(feed, url): (&feed::FeedConfig, String)| graphql::FeedInfo {
+        name: feed.name.clone(),
+        title: feed.title().to_owned(),
+        url,
+        filter: feed.filter.clone(),
+    };
+    let running = Arc::clone(running);
+    let state = move |running: &source::Running| {
+        let state = running.status.get();
+        graphql::SourceInfo {
+            kind: state.kind,
+            healthy: state.healthy,
+            lag_seconds: state.lag_seconds(clock.now_micros()),
+            last_event_at: state.last_event_at.map(Micros),
+            name: state.name,
+        }
+    };
+    graphql::Directory {
+        catalogue: Arc::clone(catalogue),
+        feeds: feeds.list().map(info).collect(),
+        sources: Box::new(move || running.iter().map(state).collect()),
+        stopping: tasks.stopping(),
     }
 }
 

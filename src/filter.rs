@@ -69,10 +69,22 @@ impl Filter {
 
     /// Whether the filter lets the event through.
     pub fn matches(&self, event: &Event) -> bool {
-        any(&self.types, &event.r#type)
-            && any(&self.sources, &event.source)
-            && any(&self.aggregate_types, &event.aggregate_type)
+        self.lets_through(&event.source, &event.r#type, &event.aggregate_type)
             && any(&self.aggregate_ids, &event.aggregate_id)
+    }
+
+    fn lets_through(&self, source: &str, r#type: &str, aggregate_type: &str) -> bool {
+        any(&self.types, r#type) && any(&self.sources, source) && any(&self.aggregate_types, aggregate_type)
+    }
+
+    /// Whether it lets events of this type through, from wherever.
+    pub fn lets_type_through(&self, r#type: &str) -> bool {
+        any(&self.types, r#type)
+    }
+
+    /// Whether it lets all events of this source through.
+    pub fn lets_source_through(&self, source: &str) -> bool {
+        *self == Self { sources: self.sources.clone(), ..Self::default() } && any(&self.sources, source)
     }
 
     fn names_own_source(&self) -> bool {
@@ -125,6 +137,13 @@ impl Selection {
     /// Our own operational events are left out unless one of the filters names their source.
     pub fn excludes_own_source(&self) -> bool {
         !self.filters.iter().any(Filter::names_own_source)
+    }
+
+    /// Whether it lets events of this kind through, whatever they are about: all of them, if no filter names ids of
+    /// aggregates.
+    pub fn lets_through(&self, source: &str, r#type: &str, aggregate_type: &str) -> bool {
+        let is_own = source == OWN_SOURCE && self.excludes_own_source();
+        !is_own && self.filters.iter().all(|filter| filter.lets_through(source, r#type, aggregate_type))
     }
 
     pub fn matches(&self, event: &Event) -> bool {

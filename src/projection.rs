@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Most paths of one pick.
@@ -118,6 +119,59 @@ impl Picks {
     }
 }
 
+/// A path of attributes and the value that it must lead to. Lists on the way are walked: one item is enough.
+#[derive(Clone, Debug)]
+pub struct Match {
+    path: Vec<String>,
+    value: Value,
+}
+
+impl Match {
+    /// # Errors
+    /// A path that is too long or has an empty name.
+    pub fn new(path: &str, value: Value) -> Result<Self, Error> {
+        let names: Vec<String> = path.split('.').map(str::to_owned).collect();
+        if names.len() > LEVELS_MAX || names.iter().any(String::is_empty) {
+            return Err(Error::Path(path.chars().take(100).collect()));
+        }
+        Ok(Self { path: names, value })
+    }
+
+    /// Whether a JSON text has the value at the path. Numbers are equal if their values are.
+    pub fn holds(&self, json: &str) -> bool {
+        holds(json, &self.path, &self.value, 0)
+    }
+}
+
+fn holds(json: &str, path: &[String], value: &Value, level: usize) -> bool {
+    let json = json.trim_start();
+    let mut found = false;
+    match (json.as_bytes().first(), path) {
+        _ if level > LEVELS_MAX => return false,
+        (Some(b'{'), [name, rest @ ..]) => {
+            let read = members(json, |known, _, member| {
+                found |= !found && known == name && holds(member.get(), rest, value, level + 1);
+            });
+            return read.is_ok() && found;
+        }
+        (Some(b'['), _) => {
+            let read = items(json, |item| found |= !found && holds(item.get(), path, value, level + 1));
+            if read.is_ok() && found {
+                return true;
+            }
+        }
+        _ => {}
+    }
+    path.is_empty() && serde_json::from_str(json).is_ok_and(|known: Value| equal(&known, value))
+}
+
+fn equal(one: &Value, two: &Value) -> bool {
+    match (one, two) {
+        (Value::Number(a), Value::Number(b)) => a == b || (a.is_f64() || b.is_f64()) && a.as_f64() == b.as_f64(),
+        _ => one == two,
+    }
+}
+
 /// Calls `each` with the attributes of the object that a JSON text is: name, name as written, value as written.
 ///
 /// # Errors
@@ -206,6 +260,31 @@ mod tests {
         let token = "$serde_json::private::RawValue";
         assert_eq!(pick(json, &[token]), r#"{"$serde_json::private::RawValue":"[1]"}"#);
         assert_eq!(pick(r#"{"\ud800":1,"b":2}"#, &["b"]), r#"{"b":2}"#);
+    }
+
+    #[test]
+    fn a_match_looks_for_a_value_at_a_path() {
+        let json = r#"{"id":7,"lines":[{"sku":"a"},{"sku":"b","n":1.0}],"tags":["x","y"],"none":null}"#;
+        let holds = |path: &str, value: &str| {
+            Match::new(path, serde_json::from_str(value).expect("JSON")).expect("a path").holds(json)
+        };
+        for (path, value) in [
+            ("id", "7"),
+            ("id", "7.0"),
+            ("lines.sku", "\"b\""),
+            ("lines.n", "1"),
+            ("tags", "\"y\""),
+            ("tags", r#"["x","y"]"#),
+            ("none", "null"),
+        ] {
+            assert!(holds(path, value), "{path} {value}");
+        }
+        for (path, value) in
+            [("id", "\"7\""), ("lines.sku", "\"c\""), ("missing", "null"), ("id.x", "7"), ("tags", "[]")]
+        {
+            assert!(!holds(path, value), "{path} {value}");
+        }
+        assert!(Match::new("a..b", Value::Null).is_err());
     }
 
     #[test]

@@ -39,10 +39,12 @@ pub enum Order {
     Descending,
 }
 
-/// Whether `data` and `metadata` are read; without, `data` is `null`.
+/// Which of the large columns are read; where it is not read, `data` is `null`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
+    /// `data` and `metadata`.
     With,
+    Data,
     Without,
 }
 
@@ -56,6 +58,13 @@ pub struct Page {
     pub more: bool,
     /// The head that the page was read under.
     pub head: Head,
+}
+
+impl Page {
+    /// Whether it reached the head under which it was read.
+    pub fn is_last(&self) -> bool {
+        !self.more && self.covered >= self.head.position
+    }
 }
 
 struct Row {
@@ -140,6 +149,11 @@ fn columns(payload: Payload) -> &'static str {
         Payload::With => {
             "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
              e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, e.data, e.metadata"
+        }
+        Payload::Data => {
+            "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
+             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, \
+             e.data, cast(null as text) as metadata"
         }
         Payload::Without => {
             "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \

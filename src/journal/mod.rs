@@ -10,6 +10,7 @@ mod db;
 pub mod deliveries;
 mod entries;
 mod erasure;
+mod follow;
 mod inbox;
 mod pages;
 mod places;
@@ -33,9 +34,11 @@ pub use append::{Append, Appended, Arrival, Quarantined};
 pub use db::sqlite_path;
 pub use entries::{Order, Page, Payload, Range};
 pub use erasure::Holder;
+pub use follow::{Follower, LOOK_EVERY, LOOKED_AT_MAX};
 pub use pages::{Border, View};
 pub use retention::Missed;
 pub use sources::{QuarantinedRow, SourceRow};
+pub use types::EventType;
 
 /// `[journal]` of the configuration.
 #[derive(Clone, Deserialize)]

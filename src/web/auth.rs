@@ -131,6 +131,10 @@ impl Auth {
                 })
             });
             client.events.check().map_err(|cause| format!("client `{name}`: `events`: {cause}"))?;
+            // Counts are kept by what it may name.
+            if !client.events.aggregate_ids.is_empty() {
+                return Err(format!("client `{name}`: `events` may name types, sources and aggregate_types, no ids"));
+            }
             let known = Client {
                 name: name.clone(),
                 scopes: scopes.collect::<Result<_, _>>()?,

@@ -9,14 +9,12 @@ use axum::response::Response;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::documents::{
-    LOOKED_AT_MAX, after_url, borders, erased, etag, feed_url, head_url, last_modified, mark, page_url, render,
-};
+use super::documents::{after_url, borders, erased, etag, feed_url, head_url, last_modified, mark, page_url, render};
 use super::query::{From, Query};
 use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
-use crate::journal::{Border, Error, Head, Order, Range};
+use crate::journal::{Border, Error, Head, LOOK_EVERY, LOOKED_AT_MAX, Order, Range};
 use crate::web::auth::Client;
 use crate::web::problem::Problem;
 
@@ -24,8 +22,6 @@ use crate::web::problem::Problem;
 const REMEMBERED: usize = 16;
 const REMEMBERED_BYTES_MAX: usize = 16 * 1024 * 1024;
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-/// A wait looks again so often although no bell rang: another process may have appended.
-pub(super) const WAIT_LOOK: Duration = Duration::from_secs(2);
 
 /// The entries after an event or a time, oldest first, up to the next page border; where there are none, those that come
 /// while the client is willing to wait.
@@ -74,7 +70,7 @@ pub(super) async fn document(
         }
         drop(found);
         tokio::select! {
-            () = bell.rung(left.min(WAIT_LOOK)) => {}
+            () = bell.rung(left.min(LOOK_EVERY)) => {}
             () = feeds.inner.stopping.cancelled() => {}
         }
     }

@@ -12,16 +12,13 @@ use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
 use crate::event::{Cursor, Entry, Micros};
-use crate::journal::{Border, Head, Order, Payload, Range};
+use crate::journal::{Border, Head, LOOKED_AT_MAX, Order, Payload, Range};
 use crate::runtime::{hex, sha256};
 use crate::web::auth::Client;
 use crate::web::problem::{Kind, Problem};
 
 /// The head holds at least so many entries, so that naive readers that come rarely see them all.
 const HEAD_ENTRIES_MIN: usize = 50;
-
-/// Positions that one look goes over for entries that a filter lets through.
-pub(super) const LOOKED_AT_MAX: i64 = 50_000;
 
 /// The head, if it is at hand and may be told.
 pub(super) fn known_head(

@@ -97,7 +97,8 @@ impl FeedConfig {
         Self { name, title: None, filter, page_size, max_age: MAX_AGE }
     }
 
-    fn title(&self) -> &str {
+    /// What people see.
+    pub fn title(&self) -> &str {
         self.title.as_deref().unwrap_or(&self.name)
     }
 
@@ -186,6 +187,12 @@ impl Feeds {
             stopping: tasks.stopping(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// All feeds and the URLs of their Atom documents.
+    pub fn list(&self) -> impl Iterator<Item = (&FeedConfig, String)> {
+        let url = |feed: &FeedConfig| format!("{}/feeds/{}.atom", self.inner.names.public_url, feed.name);
+        self.inner.feeds.iter().map(move |feed| (feed, url(feed)))
     }
 
     /// `/feeds…` and `/events/{id}`.

@@ -4,33 +4,25 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response, Sse};
-use futures_util::stream::{self, Stream};
-use tokio::time::Instant;
+use futures_util::stream;
 
 use super::Feeds;
-use super::continuation::{WAIT_LOOK, problem, start};
-use super::documents::LOOKED_AT_MAX;
+use super::continuation::{problem, start};
 use super::format::Format;
 use super::query::{From, Query};
 use crate::event::{Cursor, Entry, EventJson};
-use crate::filter::Selection;
-use crate::journal::{Error, Payload, Range};
-use crate::runtime::Bell;
+use crate::journal::{Error, Follower, Payload};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 
 /// Events that are read at a time.
 const PAGE: usize = 50;
-/// How often something is sent although nothing happens: proxies cut what is silent. It tells how far was looked, so that a
-/// filtered client does not begin again far behind.
-const BEAT: Duration = Duration::from_secs(15);
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 pub(super) async fn events(
@@ -58,60 +50,40 @@ pub(super) async fn events(
         None => journal.head().await?.position,
     };
     let selection = feeds.view(feed, &client.visible).selection.and(&query.filter);
-    let bell = journal.bell();
-    let follower =
-        Follower { feeds: feeds.clone(), selection, bell, after, found: VecDeque::new(), beat_at: Instant::now() };
+    let stopping = feeds.inner.stopping.clone();
+    let follower = Follower::new(journal.clone(), selection, Payload::With, after, PAGE, stopping);
+    let stream = Stream { journal_id: journal.id().to_owned(), follower, found: VecDeque::new() };
     let headers = [(header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
-    Ok((headers, Sse::new(follower.stream())).into_response())
+    Ok((headers, Sse::new(stream.events())).into_response())
 }
 
 /// One client and what is on its way to it.
-struct Follower {
-    feeds: Feeds,
-    selection: Selection,
-    bell: Bell,
-    /// Everything up to here was looked at.
-    after: i64,
+struct Stream {
+    journal_id: String,
+    follower: Follower,
     found: VecDeque<Entry>,
-    beat_at: Instant,
 }
 
-impl Follower {
+impl Stream {
     /// Ends when the gateway stops or its journal can't be read; the client comes again.
-    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        stream::unfold(self, |mut follower| async move {
-            let event = follower.next().await.ok()??;
-            Some((Ok(event), follower))
+    fn events(self) -> impl futures_util::Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut stream| async move {
+            let event = stream.next().await.ok()??;
+            Some((Ok(event), stream))
         })
     }
 
-    /// Reads no further before the client took what was read.
+    /// Reads no further before the client took what was read. A comment tells how far was looked where nothing matched.
     async fn next(&mut self) -> Result<Option<Event>, Error> {
-        let inner = Arc::clone(&self.feeds.inner);
-        loop {
-            if let Some(entry) = self.found.pop_front() {
-                self.beat_at = Instant::now() + BEAT;
-                return Ok(event(inner.journal.id(), &entry));
-            }
-            let range = Range { through: Some(self.after + LOOKED_AT_MAX), ..Range::after(self.after) };
-            let page = inner.journal.read(&self.selection, range, PAGE, Payload::With).await?;
-            // What was purged under way is told to whoever comes again.
-            inner.journal.check_kept(self.after)?;
-            self.after = page.covered;
-            self.found.extend(page.entries);
-            if !self.found.is_empty() || page.covered < page.head.position {
-                continue;
-            }
-            if Instant::now() >= self.beat_at {
-                self.beat_at = Instant::now() + BEAT;
-                let cursor = Cursor::new(inner.journal.id(), self.after).to_string();
+        if self.found.is_empty() {
+            let Some(page) = self.follower.next().await? else { return Ok(None) };
+            if page.entries.is_empty() {
+                let cursor = Cursor::new(&self.journal_id, page.covered).to_string();
                 return Ok(Some(Event::default().comment("").id(cursor)));
             }
-            tokio::select! {
-                () = self.bell.rung(WAIT_LOOK) => {}
-                () = inner.stopping.cancelled() => return Ok(None),
-            }
+            self.found.extend(page.entries);
         }
+        Ok(self.found.pop_front().and_then(|entry| event(&self.journal_id, &entry)))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Who asks, for the length of one request: every read of the journal goes through it, and what one request may take.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_graphql::{ContextBase, ContextSelectionSet, Lookahead, ServerResult};
 
+use super::directory::Directory;
 use super::event::EventNode;
 use super::failure::{Failure, TOO_COMPLEX};
 use super::plan::Plan;
@@ -25,16 +26,40 @@ type Plans = HashMap<(usize, Option<usize>), Arc<Plan>>;
 pub(super) struct Caller {
     pub(super) journal: Journal,
     pub(super) types: Arc<Types>,
+    pub(super) directory: Arc<Directory>,
     pub(super) selection: Selection,
+    /// Where a subscription goes on, whatever its `from` says.
+    pub(super) resumed_from: Option<String>,
+    /// Of a subscription: the position up to which its batches tell.
+    reached: AtomicI64,
     payload_bytes: AtomicUsize,
     mismatches: AtomicUsize,
     plans: Mutex<Plans>,
 }
 
 impl Caller {
-    pub(super) fn new(journal: Journal, types: Arc<Types>, selection: Selection) -> Self {
-        let (payload_bytes, mismatches, plans) = Default::default();
-        Self { journal, types, selection, payload_bytes, mismatches, plans }
+    pub(super) fn new(
+        journal: Journal,
+        types: Arc<Types>,
+        directory: Arc<Directory>,
+        selection: Selection,
+        resumed_from: Option<String>,
+    ) -> Self {
+        let (reached, payload_bytes, mismatches, plans) = Default::default();
+        Self { journal, types, directory, selection, resumed_from, reached, payload_bytes, mismatches, plans }
+    }
+
+    /// A batch begins that tells everything up to a position. What one answer may take, each batch may.
+    pub(super) fn new_batch(&self, position: i64) {
+        self.reached.store(position, Ordering::Relaxed);
+        self.payload_bytes.store(0, Ordering::Relaxed);
+        self.mismatches.store(0, Ordering::Relaxed);
+    }
+
+    /// The cursor of the last batch, if there was one.
+    pub(super) fn reached(&self) -> Option<String> {
+        let position = self.reached.load(Ordering::Relaxed);
+        (position > 0).then(|| self.cursor(position))
     }
 
     pub(super) fn of<'a, T>(ctx: &ContextBase<'a, T>) -> &'a Self {
@@ -87,6 +112,10 @@ impl Caller {
 
 /// Whether the events below these selections show payloads. Those that don't are read without.
 pub(super) fn payload(events: &[Lookahead<'_>]) -> Payload {
-    let wanted = |event: &Lookahead<'_>| ["data", "dataJson", "metadata"].iter().any(|name| event.field(name).exists());
-    if events.iter().any(wanted) { Payload::With } else { Payload::Without }
+    let wanted = |name: &str| events.iter().any(|event| event.field(name).exists());
+    match (wanted("metadata"), wanted("data") || wanted("dataJson")) {
+        (true, _) => Payload::With,
+        (false, true) => Payload::Data,
+        (false, false) => Payload::Without,
+    }
 }

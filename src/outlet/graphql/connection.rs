@@ -8,7 +8,8 @@ use super::caller::{Caller, payload};
 use super::event::EventNode;
 use super::failure::Failure;
 use super::scalars::DateTime;
-use crate::filter::{Filter, Selection};
+use super::sieve::{DataMatch, Sieve};
+use crate::filter::Filter;
 use crate::journal::{Order, Payload, Range};
 
 pub(super) const PAGE_DEFAULT: i32 = 50;
@@ -22,6 +23,7 @@ pub(super) struct Paging {
     pub(super) before: Option<String>,
     pub(super) from: Option<StartPosition>,
     pub(super) filter: Option<EventFilter>,
+    pub(super) feed: Option<String>,
     pub(super) order: Option<SortOrder>,
 }
 
@@ -38,19 +40,18 @@ impl Paging {
         Ok((size, name == "last"))
     }
 
-    /// One read of the journal. The event under the cursor at which the page starts is read along: where it is one
+    /// One read of the journal, narrowed to events of `of`. The event under the cursor at which the page starts is read along: where it is one
     /// of the connection's, there is a page on that side.
-    pub(super) async fn page(self, ctx: &Context<'_>, selection: &Selection) -> Result<EventConnection, Failure> {
+    pub(super) async fn page(self, ctx: &Context<'_>, of: &Filter) -> Result<EventConnection, Failure> {
         let caller = Caller::of(ctx);
         let (size, backward) = self.size()?;
-        let filter = self.filter.unwrap_or_default().into();
-        Filter::check(&filter)?;
-        let selection = selection.and(&filter);
+        let (filter, sieve) = self.filter.unwrap_or_default().split()?;
+        let selection = caller.of_feed(self.feed.as_deref())?.and(of).and(&filter);
         let descending = self.order == Some(SortOrder::Desc);
         let (lower, upper) = if descending { (&self.before, &self.after) } else { (&self.after, &self.before) };
         let lower = caller.locate(lower.as_deref()).await?;
         let upper = caller.locate(upper.as_deref()).await?;
-        let floor = caller.start(self.from).await?;
+        let floor = caller.start(self.from.unwrap_or(StartPosition::Origin(Origin::Beginning))).await?;
 
         // The page starts below if it reads upwards: at `lower`, unless `floor` hides what lies there.
         let upwards = descending == backward;
@@ -63,7 +64,7 @@ impl Paging {
         let look = ctx.look_ahead();
         let payload = payload(&[look.field("nodes"), look.field("edges").field("node")]);
         let limit = size + usize::from(edge.is_some());
-        let page = caller.journal.read(&selection, range, limit, payload).await?;
+        let page = sieve.read(&caller.journal, &selection, range, limit, payload).await?;
 
         let (mut entries, covered) = (page.entries, page.covered);
         let behind = edge.is_some() && entries.first().map(|entry| entry.position) == edge;
@@ -77,13 +78,18 @@ impl Paging {
         }
         let nodes: Vec<EventNode> = entries.into_iter().map(|entry| EventNode(Arc::new(entry))).collect();
         let cursor = |node: &EventNode| caller.cursor(node.0.position);
-        // An empty page forward still tells where to go on: nothing between here and there matched.
-        let on = || (upwards && !backward && size > 0).then(|| caller.cursor(covered));
+        // An empty page still tells where to go on: nothing between here and there matched.
+        let on = || match (upwards, ahead) {
+            _ if size == 0 => None,
+            (true, _) => Some(caller.cursor(covered)),
+            (false, true) => Some(caller.cursor(covered + 1)),
+            (false, false) => None,
+        };
         let page_info = PageInfo {
             has_next_page: if backward { behind } else { ahead },
             has_previous_page: if backward { ahead } else { behind },
-            start_cursor: nodes.first().map(cursor),
-            end_cursor: nodes.last().map(cursor).or_else(on),
+            start_cursor: nodes.first().map(cursor).or_else(|| if backward { on() } else { None }),
+            end_cursor: nodes.last().map(cursor).or_else(|| if backward { None } else { on() }),
         };
         Ok(EventConnection { nodes, page_info })
     }
@@ -99,13 +105,13 @@ impl Caller {
     }
 
     /// The position after which a listing begins.
-    async fn start(&self, from: Option<StartPosition>) -> Result<i64, Failure> {
+    pub(super) async fn start(&self, from: StartPosition) -> Result<i64, Failure> {
         match from {
-            None | Some(StartPosition::Origin(Origin::Beginning)) => Ok(0),
-            Some(StartPosition::Origin(Origin::Latest)) => Ok(self.journal.head().await?.position),
-            Some(StartPosition::Cursor(cursor)) => Ok(self.journal.locate(&self.selection, &cursor).await?),
-            Some(StartPosition::Time(time)) => Ok(self.journal.before_time(time.0).await?),
-            Some(StartPosition::EventId(id)) => {
+            StartPosition::Origin(Origin::Beginning) => Ok(0),
+            StartPosition::Origin(Origin::Latest) => Ok(self.journal.head().await?.position),
+            StartPosition::Cursor(cursor) => Ok(self.journal.locate(&self.selection, &cursor).await?),
+            StartPosition::Time(time) => Ok(self.journal.before_time(time.0).await?),
+            StartPosition::EventId(id) => {
                 let found = self.events(std::slice::from_ref(&id.0), Payload::Without).await?;
                 let event = found.into_iter().flatten().next();
                 let unknown = || Failure::input(format!("`from.eventId`: there is no event `{}`", id.0));
@@ -150,7 +156,7 @@ pub(super) struct PageInfo {
     has_next_page: bool,
     has_previous_page: bool,
     start_cursor: Option<String>,
-    /// Where to go on. An empty page that was read forward has one too: up to there nothing matched.
+    /// Where to go on. An empty page has one, too: up to there nothing matched.
     end_cursor: Option<String>,
 }
 
@@ -183,15 +189,24 @@ pub(super) struct EventFilter {
     sources: Option<Vec<String>>,
     aggregate_types: Option<Vec<String>>,
     aggregate_ids: Option<Vec<String>>,
+    /// Inclusive.
+    occurred_from: Option<DateTime>,
+    /// Exclusive.
+    occurred_before: Option<DateTime>,
+    /// At most 20, which must all hold.
+    data: Option<Vec<DataMatch>>,
 }
 
-impl From<EventFilter> for Filter {
-    fn from(filter: EventFilter) -> Self {
-        Self {
-            types: filter.types.unwrap_or_default(),
-            sources: filter.sources.unwrap_or_default(),
-            aggregate_types: filter.aggregate_types.unwrap_or_default(),
-            aggregate_ids: filter.aggregate_ids.unwrap_or_default(),
-        }
+impl EventFilter {
+    /// What the journal answers by its indexes, and what is looked for among the rest.
+    pub(super) fn split(self) -> Result<(Filter, Sieve), Failure> {
+        let filter = Filter {
+            types: self.types.unwrap_or_default(),
+            sources: self.sources.unwrap_or_default(),
+            aggregate_types: self.aggregate_types.unwrap_or_default(),
+            aggregate_ids: self.aggregate_ids.unwrap_or_default(),
+        };
+        filter.check()?;
+        Ok((filter, Sieve::new(self.occurred_from, self.occurred_before, self.data.unwrap_or_default())?))
     }
 }

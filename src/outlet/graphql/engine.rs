@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType};
-use async_graphql::{EmptyMutation, EmptySubscription, SDLExportOptions, ServerError, ValidationMode, Value, value};
+use async_graphql::{EmptyMutation, SDLExportOptions, ServerError, ValidationMode, Value, value};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use super::Config;
 use super::caller::Caller;
+use super::directory::Directory;
 use super::documents::{self, Documents, Refusal, read_schema};
 use super::event::with_types;
 use super::failure::{BAD_INPUT, Code, Failure, TIMEOUT, VALIDATION, coded};
 use super::measure::{self, COST_MAX};
 use super::schema::Query;
+use super::subscription;
 use super::types::Types;
 use crate::catalogue::Catalogue;
 use crate::filter::Selection;
@@ -70,7 +72,7 @@ fn refused(refusal: Refusal, cost: Option<u64>) -> Answer {
     Answer::Refused(refusal.code, Response::new(refusal.errors, None, cost).text())
 }
 
-type EngineSchema = async_graphql::Schema<Query, EmptyMutation, EmptySubscription>;
+type EngineSchema = async_graphql::Schema<Query, EmptyMutation, subscription::Root>;
 
 /// The schema of a configuration.
 pub struct Schema {
@@ -90,7 +92,7 @@ impl Schema {
     }
 
     fn built(types: Arc<Types>) -> Self {
-        let build = || EngineSchema::build(Query, EmptyMutation, EmptySubscription);
+        let build = || EngineSchema::build(Query, EmptyMutation, subscription::Root);
         // Documents are validated before they come here.
         let schema = with_types(&types, build).validation_mode(ValidationMode::Fast).finish();
         Self { types, schema }
@@ -108,15 +110,16 @@ impl Schema {
 pub(super) struct Engine {
     schema: Arc<Schema>,
     documents: Arc<Documents>,
+    directory: Arc<Directory>,
     journal: Journal,
 }
 
 impl Engine {
     /// # Errors
     /// A schema that can't be used.
-    pub(super) fn new(journal: Journal, schema: Schema, config: &Config) -> Result<Self, String> {
+    pub(super) fn new(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Self, String> {
         let documents = Arc::new(Documents::new(read_schema(&schema.sdl())?, config.introspection));
-        Ok(Self { schema: Arc::new(schema), documents, journal })
+        Ok(Self { schema: Arc::new(schema), documents, directory: Arc::new(directory), journal })
     }
 
     /// Runs one operation, with what `selection` lets through. Never fails: what goes wrong is in the answer.
@@ -129,7 +132,7 @@ impl Engine {
             Err(refusal) => return refused(refusal, None),
         };
         let cost = prepared.cost;
-        let request = prepared.request.data(Caller::new(self.journal.clone(), self.schema.types.clone(), selection));
+        let request = prepared.request.data(self.caller(selection, None));
         let Ok(response) = tokio::time::timeout(TIME_MAX, self.schema.schema.execute(request)).await else {
             let detail = format!("gave up after {} seconds; ask for less", TIME_MAX.as_secs());
             return refused(Failure::new(TIMEOUT, detail).into(), Some(cost));
@@ -140,6 +143,11 @@ impl Engine {
         let errors = response.errors.into_iter().map(|error| coded(error, code)).collect();
         let text = Response::new(errors, ran.then_some(response.data), Some(cost)).text();
         if ran { Answer::Ran(text) } else { Answer::Refused(code, text) }
+    }
+
+    fn caller(&self, selection: Selection, resumed_from: Option<String>) -> Caller {
+        let (types, directory) = (self.schema.types.clone(), self.directory.clone());
+        Caller::new(self.journal.clone(), types, directory, selection, resumed_from)
     }
 
     /// Everything before the journal is read.

@@ -13,6 +13,7 @@ use async_graphql::registry::{MetaField, MetaInputValue, MetaType, MetaTypeId, O
 use async_graphql::{ContextSelectionSet, OutputType, Positioned, ServerResult, Value};
 
 use super::caller::Caller;
+use super::directory::{EventType, Feed, Listed};
 use super::scalars::{DateTime, Json, Long};
 use super::schema::Aggregate;
 use super::types::{Types, UNTYPED};
@@ -20,7 +21,8 @@ use crate::event::Entry;
 
 pub(super) const EVENT: &str = "Event";
 pub(super) const NODE: &str = "Node";
-const AGGREGATE: &str = "Aggregate";
+/// The other types that have an id.
+const NODES: [&str; 3] = ["Aggregate", "EventType", "Feed"];
 
 thread_local! {
     /// The generated types, while a schema is being built: the engine asks for types without saying for which schema.
@@ -135,6 +137,7 @@ fn interface<T>(name: &str, about: &str, fields: IndexMap<String, MetaField>, ob
 pub(super) enum Node {
     Event(EventNode),
     Aggregate(Aggregate),
+    Listed(Listed),
 }
 
 impl OutputType for Node {
@@ -146,10 +149,12 @@ impl OutputType for Node {
         registry.create_output_type::<Self, _>(MetaTypeId::Interface, |registry| {
             EventNode::create_type_info(registry);
             Aggregate::create_type_info(registry);
-            registry.add_implements(AGGREGATE, NODE);
+            EventType::create_type_info(registry);
+            Feed::create_type_info(registry);
+            NODES.iter().for_each(|name| registry.add_implements(name, NODE));
             let id = ("id".to_owned(), MetaField::new("id", "ID!"));
             let mut objects = TYPES.with_borrow(|types| object_names(types));
-            objects.push(AGGREGATE.to_owned());
+            objects.extend(NODES.map(str::to_owned));
             interface::<Self>(NODE, "Whatever has an id of its own.", IndexMap::from([id]), objects)
         })
     }
@@ -158,6 +163,8 @@ impl OutputType for Node {
         match self {
             Self::Event(event) => event.resolve(ctx, field).await,
             Self::Aggregate(aggregate) => aggregate.resolve(ctx, field).await,
+            Self::Listed(Listed::EventType(event_type)) => event_type.resolve(ctx, field).await,
+            Self::Listed(Listed::Feed(feed)) => feed.resolve(ctx, field).await,
         }
     }
 }

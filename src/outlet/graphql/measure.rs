@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use async_graphql::parser::types::{ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet};
+use async_graphql::parser::types::{
+    ExecutableDocument, Field, OperationDefinition, OperationType, Selection, SelectionSet,
+};
 use async_graphql::{Name, Value, Variables};
 
 use super::connection::{PAGE_DEFAULT, PAGE_MAX};
@@ -223,6 +225,8 @@ impl<'a> Walk<'a> {
         let page = page.unwrap_or(PAGE_DEFAULT.unsigned_abs().into()).clamp(1, PAGE_MAX as u64);
         let items = inner.each.saturating_mul(page);
         let whole = inner.once.saturating_add(items).saturating_add(1);
+        let batch = self.number(field, "batch").filter(|_| self.operation.ty == OperationType::Subscription);
+        let whole = whole.saturating_mul(batch.unwrap_or(1).clamp(1, PAGE_MAX as u64));
         let ids = self.number(field, "ids").map(|ids| ids.min(IDS_MAX as u64));
         let is_list = matches!(name, "fields" | "inputFields" | "interfaces" | "possibleTypes");
         let (once, each) = match (name, ids) {

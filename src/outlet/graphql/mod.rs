@@ -6,6 +6,7 @@
 mod caller;
 mod connection;
 mod data;
+mod directory;
 mod documents;
 mod engine;
 mod event;
@@ -15,12 +16,15 @@ mod measure;
 mod plan;
 mod scalars;
 mod schema;
+mod sieve;
+mod subscription;
 mod types;
 
 use axum::Router;
 use axum::routing::any;
 use serde::Deserialize;
 
+pub use directory::{Directory, FeedInfo, SourceInfo};
 pub use engine::Schema;
 
 use crate::journal::Journal;
@@ -43,6 +47,7 @@ impl Default for Config {
 ///
 /// # Errors
 /// A schema that can't be used.
-pub fn router(journal: Journal, schema: Schema, config: &Config) -> Result<Router, String> {
-    Ok(Router::new().route("/graphql", any(http::handle)).with_state(engine::Engine::new(journal, schema, config)?))
+pub fn router(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Router, String> {
+    let engine = engine::Engine::new(journal, schema, directory, config)?;
+    Ok(Router::new().route("/graphql", any(http::handle)).with_state(engine))
 }

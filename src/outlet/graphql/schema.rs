@@ -4,6 +4,7 @@ use async_graphql::{Context, ID, Object};
 
 use super::caller::{Caller, payload};
 use super::connection::{EventConnection, EventFilter, Paging, SortOrder, StartPosition};
+use super::directory::{EventType, Feed, JournalState};
 use super::event::{EventNode, Node};
 use super::failure::Failure;
 use super::scalars::Long;
@@ -30,10 +31,11 @@ impl Caller {
         let ids: Vec<String> = bounded(ids)?;
         let mut nodes: Vec<Option<Node>> =
             self.events(&ids, payload).await?.into_iter().map(|event| event.map(Node::Event)).collect();
-        for (node, id) in nodes.iter_mut().zip(&ids) {
-            if let (None, Some((r#type, key))) = (&node, Aggregate::parse_id(id)) {
-                *node = self.aggregate(r#type, key).await?.map(Node::Aggregate);
-            }
+        for (node, id) in nodes.iter_mut().zip(&ids).filter(|(node, _)| node.is_none()) {
+            *node = match Aggregate::parse_id(id) {
+                Some((r#type, key)) => self.aggregate(r#type, key).await?.map(Node::Aggregate),
+                None => self.listed(id).await?.map(Node::Listed),
+            };
         }
         Ok(nodes)
     }
@@ -44,7 +46,7 @@ pub(super) struct Query;
 /// Read-only: events are written by their sources, webhooks are registered over REST.
 #[Object]
 impl Query {
-    /// The object with this id: an event or an aggregate.
+    /// The object with this id: an event, an aggregate, a type of events or a feed.
     async fn node(&self, ctx: &Context<'_>, id: ID) -> Option<Result<Node, Failure>> {
         let nodes = Caller::of(ctx).nodes(vec![id], payload(&[ctx.look_ahead()])).await;
         nodes.map(|mut nodes| nodes.pop().flatten()).transpose()
@@ -76,11 +78,12 @@ impl Query {
         last: Option<i32>,
         before: Option<String>,
         from: Option<StartPosition>,
+        feed: Option<String>,
         filter: Option<EventFilter>,
         #[graphql(default_with = "Some(SortOrder::Asc)")] order: Option<SortOrder>,
     ) -> Result<EventConnection, Failure> {
-        let paging = Paging { first, after, last, before, from, filter, order };
-        paging.page(ctx, &Caller::of(ctx).selection).await
+        let paging = Paging { first, after, last, before, from, filter, feed, order };
+        paging.page(ctx, &Filter::default()).await
     }
 
     /// An aggregate: what the events of one thing are about.
@@ -91,6 +94,24 @@ impl Query {
         id: String,
     ) -> Option<Result<Aggregate, Failure>> {
         Caller::of(ctx).aggregate(r#type, id).await.transpose()
+    }
+
+    /// The types of events that were journaled or that the catalogue lists, by name.
+    async fn event_types(&self, ctx: &Context<'_>) -> Result<Vec<EventType>, Failure> {
+        Caller::of(ctx).event_types().await
+    }
+
+    /// The type of events with this name.
+    async fn event_type(&self, ctx: &Context<'_>, name: String) -> Option<Result<EventType, Failure>> {
+        Caller::of(ctx).event_type(&name).await.transpose()
+    }
+
+    async fn feeds(&self, ctx: &Context<'_>) -> Vec<Feed> {
+        Caller::of(ctx).feeds()
+    }
+
+    async fn journal(&self) -> JournalState {
+        JournalState
     }
 }
 
@@ -104,7 +125,7 @@ pub(super) struct Aggregate {
 impl Aggregate {
     /// Reads the id of an aggregate. No event id has this form: it is a UUID, a ULID or has a colon.
     fn parse_id(id: &str) -> Option<(String, String)> {
-        let (r#type, key) = id.split_once('/').filter(|_| !id.contains(':'))?;
+        let (r#type, key) = id.split_once('/').filter(|(_, key)| !id.contains(':') && !key.starts_with('/'))?;
         let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8().map(String::from).ok();
         Some((decoded(r#type)?, decoded(key)?))
     }
@@ -148,12 +169,12 @@ impl Aggregate {
         before: Option<String>,
         filter: Option<EventFilter>,
     ) -> Result<EventConnection, Failure> {
-        let paging = Paging { first, after, last, before, from: None, filter, order: None };
+        let paging = Paging { first, after, last, before, from: None, filter, feed: None, order: None };
         let mine = Filter {
             aggregate_types: vec![self.r#type.clone()],
             aggregate_ids: vec![self.key.clone()],
             ..Filter::default()
         };
-        paging.page(ctx, &Caller::of(ctx).selection.and(&mine)).await
+        paging.page(ctx, &mine).await
     }
 }
