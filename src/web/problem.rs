@@ -27,6 +27,7 @@ pub enum Kind {
     UnsupportedMediaType,
     Unprocessable,
     ForbiddenAddress,
+    TooMany,
     Internal,
     Unavailable,
     Timeout,
@@ -54,6 +55,7 @@ impl Kind {
             Self::ForbiddenAddress => {
                 ("forbidden-address", StatusCode::UNPROCESSABLE_ENTITY, "This address may not be called")
             }
+            Self::TooMany => ("too-many", StatusCode::TOO_MANY_REQUESTS, "Too much at a time"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here"),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available at the moment"),
             Self::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "It took too long"),

@@ -63,7 +63,7 @@ impl Caller {
     }
 
     pub(super) fn of<'a, T>(ctx: &ContextBase<'a, T>) -> &'a Self {
-        ctx.data_unchecked()
+        ctx.data_unchecked::<Arc<Self>>()
     }
 
     pub(super) fn cursor(&self, position: i64) -> String {

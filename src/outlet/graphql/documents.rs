@@ -14,12 +14,15 @@ use apollo_compiler::response::{GraphQLError, JsonMap};
 use apollo_compiler::schema::{ExtendedType, Schema};
 use apollo_compiler::validation::Valid;
 use async_graphql::parser::parse_query;
-use async_graphql::parser::types::ExecutableDocument;
-use async_graphql::{Pos, ServerError, Variables};
+use async_graphql::parser::types::{
+    DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection,
+};
+use async_graphql::{Pos, Positioned, ServerError, Variables};
 use serde_json::Map;
 
 use super::failure::{BAD_INPUT, Code, Failure, INTERNAL, PARSE, VALIDATION, coded};
 use super::measure;
+use super::plan::Collector;
 
 /// Bytes of text of all kept documents; what was parsed of them takes some fifty times as much.
 const KEPT_BYTES_MAX: usize = 512 * 1024;
@@ -109,7 +112,7 @@ impl Documents {
     }
 
     fn read(&self, text: &str) -> Result<Document, Refusal> {
-        let parsed = parse(text)?;
+        let mut parsed = parse(text)?;
         measure::check(&parsed, self.introspection)?;
         let checked = Checked::parse_and_validate(&self.schema, text, "document.graphql").map_err(|invalid| {
             let errors = invalid.errors.iter().take(ERRORS_MAX).map(|error| told(error.to_json(), VALIDATION));
@@ -119,6 +122,16 @@ impl Documents {
             checked.operations.iter().flat_map(|operation| self.one_of(&checked, operation)).take(ERRORS_MAX).collect();
         if !wrong.is_empty() {
             return Err(Refusal { code: VALIDATION, errors: wrong });
+        }
+        // The engine looks for the field of a subscription without unfolding fragments.
+        for operation in operations_mut(&mut parsed.operations) {
+            if operation.ty == OperationType::Subscription {
+                let collector = Collector { fragments: &parsed.fragments };
+                let root = &operation.selection_set.node;
+                let fields = collector.collect(std::iter::once(root), &["Subscription"]).into_values().flatten();
+                let items = fields.map(|field| Positioned::new(Selection::Field(field.clone()), field.pos)).collect();
+                operation.selection_set.node.items = items;
+            }
         }
         Ok(Document { parsed, checked })
     }
@@ -170,6 +183,13 @@ impl Documents {
             }
         }
         errors
+    }
+}
+
+fn operations_mut(operations: &mut DocumentOperations) -> Vec<&mut OperationDefinition> {
+    match operations {
+        DocumentOperations::Single(only) => vec![&mut only.node],
+        DocumentOperations::Multiple(many) => many.values_mut().map(|operation| &mut operation.node).collect(),
     }
 }
 

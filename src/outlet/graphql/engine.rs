@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType};
 use async_graphql::{EmptyMutation, SDLExportOptions, ServerError, ValidationMode, Value, value};
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
+use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::caller::Caller;
@@ -15,6 +18,7 @@ use super::directory::Directory;
 use super::documents::{self, Documents, Refusal, read_schema};
 use super::event::with_types;
 use super::failure::{BAD_INPUT, Code, Failure, TIMEOUT, VALIDATION, coded};
+use super::live::Live;
 use super::measure::{self, COST_MAX};
 use super::schema::Query;
 use super::subscription;
@@ -22,6 +26,7 @@ use super::types::Types;
 use crate::catalogue::Catalogue;
 use crate::filter::Selection;
 use crate::journal::Journal;
+use crate::web::auth::Client;
 
 /// Longest time for one operation.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -72,6 +77,21 @@ fn refused(refusal: Refusal, cost: Option<u64>) -> Answer {
     Answer::Refused(refusal.code, Response::new(refusal.errors, None, cost).text())
 }
 
+impl Refusal {
+    /// As a response.
+    pub(super) fn text(self) -> String {
+        Response::new(self.errors, None, None).text()
+    }
+}
+
+/// One result of an operation that has many.
+pub(super) struct Part {
+    /// Where the next one begins.
+    pub(super) cursor: Option<String>,
+    /// The response.
+    pub(super) text: String,
+}
+
 type EngineSchema = async_graphql::Schema<Query, EmptyMutation, subscription::Root>;
 
 /// The schema of a configuration.
@@ -112,6 +132,7 @@ pub(super) struct Engine {
     documents: Arc<Documents>,
     directory: Arc<Directory>,
     journal: Journal,
+    pub(super) live: Live,
 }
 
 impl Engine {
@@ -119,7 +140,8 @@ impl Engine {
     /// A schema that can't be used.
     pub(super) fn new(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Self, String> {
         let documents = Arc::new(Documents::new(read_schema(&schema.sdl())?, config.introspection));
-        Ok(Self { schema: Arc::new(schema), documents, directory: Arc::new(directory), journal })
+        let live = Live::default();
+        Ok(Self { schema: Arc::new(schema), documents, directory: Arc::new(directory), journal, live })
     }
 
     /// Runs one operation, with what `selection` lets through. Never fails: what goes wrong is in the answer.
@@ -132,22 +154,65 @@ impl Engine {
             Err(refusal) => return refused(refusal, None),
         };
         let cost = prepared.cost;
-        let request = prepared.request.data(self.caller(selection, None));
+        if prepared.is_subscription {
+            let detail = "a subscription is answered as text/event-stream or over a WebSocket (graphql-transport-ws)";
+            return refused(Failure::new(VALIDATION, detail).into(), Some(cost));
+        }
+        self.run(prepared.request.data(self.caller(selection, None)), cost).await
+    }
+
+    async fn run(&self, request: async_graphql::Request, cost: u64) -> Answer {
         let Ok(response) = tokio::time::timeout(TIME_MAX, self.schema.schema.execute(request)).await else {
             let detail = format!("gave up after {} seconds; ask for less", TIME_MAX.as_secs());
             return refused(Failure::new(TIMEOUT, detail).into(), Some(cost));
         };
-        // What fails while it runs has a path.
-        let ran = response.errors.iter().all(|error| !error.path.is_empty());
-        let code = if ran { BAD_INPUT } else { VALIDATION };
-        let errors = response.errors.into_iter().map(|error| coded(error, code)).collect();
-        let text = Response::new(errors, ran.then_some(response.data), Some(cost)).text();
-        if ran { Answer::Ran(text) } else { Answer::Refused(code, text) }
+        match told(response, cost) {
+            (None, text) => Answer::Ran(text),
+            (Some(code), text) => Answer::Refused(code, text),
+        }
     }
 
-    fn caller(&self, selection: Selection, resumed_from: Option<String>) -> Caller {
+    /// Runs one operation of any kind; a subscription goes on after `resumed_from`, whatever it says itself.
+    ///
+    /// # Errors
+    /// What keeps it from running.
+    pub(super) fn stream(
+        &self,
+        ask: Ask,
+        client: &Client,
+        resumed_from: Option<String>,
+    ) -> Result<BoxStream<'static, Part>, Refusal> {
+        let prepared = self.prepare(ask)?;
+        let (engine, cost) = (self.clone(), prepared.cost);
+        let caller = self.caller(client.visible.clone(), resumed_from);
+        if !prepared.is_subscription {
+            let answer = async move {
+                let text = match engine.run(prepared.request.data(caller), cost).await {
+                    Answer::Ran(text) | Answer::Refused(_, text) => text,
+                    Answer::NoQuery => String::new(),
+                };
+                Part { cursor: None, text }
+            };
+            return Ok(stream::once(answer).boxed());
+        }
+        let permit = self.live.open(&client.name)?;
+        let responses = self.schema.schema.execute_stream(prepared.request.data(caller.clone()));
+        Ok(responses
+            .map(move |response| {
+                let _open = &permit;
+                Part { cursor: caller.reached(), text: told(response, cost).1 }
+            })
+            .boxed())
+    }
+
+    /// Resolves when the gateway stops.
+    pub(super) fn stopping(&self) -> CancellationToken {
+        self.directory.stopping.clone()
+    }
+
+    fn caller(&self, selection: Selection, resumed_from: Option<String>) -> Arc<Caller> {
         let (types, directory) = (self.schema.types.clone(), self.directory.clone());
-        Caller::new(self.journal.clone(), types, directory, selection, resumed_from)
+        Arc::new(Caller::new(self.journal.clone(), types, directory, selection, resumed_from))
     }
 
     /// Everything before the journal is read.
@@ -157,17 +222,29 @@ impl Engine {
         let variables =
             self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default())?;
         let cost = measure::cost(&document.parsed, operation, &variables)?;
+        let is_subscription = operation.ty == OperationType::Subscription;
         let mut request = async_graphql::Request::new(String::new()).variables(variables);
         request.operation_name = ask.operation_name;
         request.set_parsed_query(document.parsed.clone());
-        Ok(Prepared { request, cost })
+        Ok(Prepared { request, is_subscription, cost })
     }
 }
 
 /// An operation that may run.
 struct Prepared {
     request: async_graphql::Request,
+    is_subscription: bool,
     cost: u64,
+}
+
+/// A response as text; with a code if nothing ran.
+fn told(response: async_graphql::Response, cost: u64) -> (Option<Code>, String) {
+    // What fails while it runs has a path.
+    let ran = response.errors.iter().all(|error| !error.path.is_empty());
+    let code = if ran { BAD_INPUT } else { VALIDATION };
+    let errors = response.errors.into_iter().map(|error| coded(error, code)).collect();
+    let text = Response::new(errors, ran.then_some(response.data), Some(cost)).text();
+    ((!ran).then_some(code), text)
 }
 
 /// Whether the operation is a query, as far as that can be read.

@@ -17,6 +17,7 @@ pub(super) const CURSOR_EXPIRED: Code = Code("CURSOR_EXPIRED");
 pub(super) const TOO_COMPLEX: Code = Code("QUERY_TOO_COMPLEX");
 pub(super) const TOO_DEEP: Code = Code("QUERY_TOO_DEEP");
 pub(super) const DATA_MISMATCH: Code = Code("DATA_MISMATCH");
+pub(super) const RATE_LIMITED: Code = Code("RATE_LIMITED");
 pub(super) const TIMEOUT: Code = Code("TIMEOUT");
 pub(super) const UNAVAILABLE: Code = Code("UNAVAILABLE");
 pub(super) const INTERNAL: Code = Code("INTERNAL");

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use url::form_urlencoded;
 
 use super::engine::{Answer, Ask, Engine};
 use super::failure::TIMEOUT;
+use super::{sse, ws};
 use crate::web::auth::{Client, Scope};
 use crate::web::negotiate::accept;
 use crate::web::problem::{Kind, Problem};
@@ -41,6 +44,7 @@ const PAGE: &str = r#"<!doctype html>
 pub(super) async fn handle(
     State(engine): State<Engine>,
     Extension(client): Extension<Arc<Client>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -54,6 +58,9 @@ pub(super) async fn handle(
     if !posted && method != Method::GET && method != Method::HEAD {
         return Err(Problem::method_not_allowed(ALLOW));
     }
+    if let Ok(upgrade) = upgrade {
+        return ws::upgrade(engine, Client::clone(&client), &headers, upgrade);
+    }
     let ask = if posted {
         posted_ask(&headers, body).await?
     } else if let Some(ask) = url_ask(uri.query().unwrap_or_default())? {
@@ -64,6 +71,9 @@ pub(super) async fn handle(
         return Err(Problem::new(Kind::BadRequest, TRY));
     };
     let media_type = media_type(&headers)?;
+    if media_type == sse::MEDIA_TYPE {
+        return Ok(sse::respond(&engine, &client, &headers, ask));
+    }
     match engine.answer(ask, client.visible.clone(), !posted).await {
         Answer::NoQuery => Err(Problem::method_not_allowed("POST")),
         Answer::Ran(text) => Ok(respond(StatusCode::OK, media_type, text)),
@@ -82,8 +92,9 @@ fn respond(status: StatusCode, media_type: &str, text: String) -> Response {
 fn media_type(headers: &HeaderMap) -> Result<&'static str, Problem> {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let names_it = accepted.into_iter().any(|value| value.to_ascii_lowercase().contains(GRAPHQL));
-    let offered = if names_it { [GRAPHQL, JSON] } else { [JSON, GRAPHQL] };
-    let detail = format!("this URL answers in {GRAPHQL} or {JSON}; accept one of them");
+    let (first, second) = if names_it { (GRAPHQL, JSON) } else { (JSON, GRAPHQL) };
+    let offered = [first, second, sse::MEDIA_TYPE];
+    let detail = format!("this URL answers in {GRAPHQL}, {JSON} or {}; accept one of them", sse::MEDIA_TYPE);
     accept(headers, &offered).ok_or_else(|| Problem::new(Kind::NotAcceptable, detail))
 }
 

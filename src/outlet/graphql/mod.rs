@@ -12,13 +12,16 @@ mod engine;
 mod event;
 mod failure;
 mod http;
+mod live;
 mod measure;
 mod plan;
 mod scalars;
 mod schema;
 mod sieve;
+mod sse;
 mod subscription;
 mod types;
+mod ws;
 
 use axum::Router;
 use axum::routing::any;
