@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::http::HeaderMap;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, AbortHandle, Abortable, BoxStream, SelectAll};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -43,9 +41,9 @@ const TOO_MANY_INITS: Close = (4429, "Too many initialisation requests");
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Said {
     ConnectionInit {},
-    Ping { payload: Option<Box<RawValue>> },
+    Ping { payload: Option<Value> },
     Pong {},
-    Subscribe { id: String, payload: Box<RawValue> },
+    Subscribe { id: String, payload: Value },
     Complete { id: String },
 }
 
@@ -154,7 +152,6 @@ impl Connection {
                 self.send_json(&json!({ "type": "connection_ack" })).await;
             }
             Said::Ping { payload } => {
-                let payload = payload.and_then(|payload| serde_json::from_str::<Value>(payload.get()).ok());
                 let mut pong = json!({ "type": "pong" });
                 if let Some(payload) = payload {
                     pong["payload"] = payload;
@@ -167,8 +164,9 @@ impl Connection {
                 return Err((4409, "Subscriber for this id already exists"));
             }
             Said::Subscribe { id, payload } => {
-                let is_object = payload.get().starts_with('{');
-                let ask = serde_json::from_str(payload.get()).ok().filter(|_| is_object && !id.is_empty());
+                // A list would be read as the attributes in their order.
+                let ask = Some(payload).filter(|payload| payload.is_object() && !id.is_empty());
+                let ask = ask.and_then(|payload| serde_json::from_value(payload).ok());
                 self.start(id, ask.ok_or(BAD_REQUEST)?);
             }
             Said::Complete { id } => {
