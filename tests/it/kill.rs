@@ -1,6 +1,7 @@
 //! The kill suite: `serve` is killed with -9 again and again while a shop writes; nothing may be lost, doubled or moved.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use axum::routing::post;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, MySqlPool, PgPool, SqlitePool};
 
+use crate::support::node::node;
 use crate::support::reader::{head_and_archives, replicate};
 use crate::support::{Database, Engine, provider, wait_for};
 
@@ -68,6 +70,7 @@ async fn run(source: Engine, journal: Engine) {
         let start = format!("{gateway}/feeds/{feed}.atom?after=0");
         tokio::spawn(async move { replicate(&client, &start, || is_over.load(Ordering::Acquire)).await })
     });
+    let subscribers = [Subscriber::start("follow-ws.mjs", &gateway), Subscriber::start("follow-sse.mjs", &gateway)];
     let total = WRITERS * EVENTS_PER_WRITER;
     for kill in 1..=KILLS {
         // At another tenth of the work each time, while calls and commits are in flight.
@@ -82,6 +85,9 @@ async fn run(source: Engine, journal: Engine) {
     wait_for("all events to be journaled", || async { (head(&client, &gateway).await? >= expected).then_some(()) })
         .await;
     verify_journal(&client, &gateway, &public).await;
+    for subscriber in &subscribers {
+        subscriber.verify(public.len()).await;
+    }
     is_over.store(true, Ordering::Release);
     let [all, few] = replicas;
     verify_feeds(&client, &gateway, &all.await.unwrap(), &few.await.unwrap(), &public).await;
@@ -191,6 +197,44 @@ impl Drop for Serve {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A GraphQL client that follows the journal over all kills, each time from the last cursor that it saw.
+struct Subscriber {
+    client: Child,
+    positions: Arc<Mutex<Vec<i64>>>,
+}
+
+impl Subscriber {
+    fn start(script: &str, gateway: &str) -> Self {
+        let mut client =
+            node(script, &[gateway]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let positions = Arc::new(Mutex::new(Vec::new()));
+        let (lines, seen) = (BufReader::new(client.stdout.take().unwrap()).lines(), Arc::clone(&positions));
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let batch: Value = serde_json::from_str(&line).unwrap();
+                let batch = batch["positions"].as_array().unwrap().iter().map(|position| position.as_i64().unwrap());
+                seen.lock().unwrap().extend(batch);
+            }
+        });
+        Self { client, positions }
+    }
+
+    /// Each position once and in order.
+    async fn verify(&self, expected: usize) {
+        let seen = || async { (self.positions.lock().unwrap().len() >= expected).then_some(()) };
+        wait_for("a subscriber to see all events", seen).await;
+        let positions = self.positions.lock().unwrap();
+        assert!(positions.iter().copied().eq(1..=expected as i64), "{positions:?}");
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        let _ = self.client.wait();
     }
 }
 

@@ -17,6 +17,7 @@ mod follow;
 mod formats;
 mod front_door;
 mod graphql;
+mod graphql_clients;
 mod journal;
 mod kill;
 mod polling;

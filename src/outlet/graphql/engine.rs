@@ -156,7 +156,7 @@ impl Engine {
         let cost = prepared.cost;
         if prepared.is_subscription {
             let detail = "a subscription is answered as text/event-stream or over a WebSocket (graphql-transport-ws)";
-            return refused(Failure::new(VALIDATION, detail).into(), Some(cost));
+            return refused(Failure::input(detail).into(), Some(cost));
         }
         self.run(prepared.request.data(self.caller(selection, None)), cost).await
     }

@@ -4,9 +4,9 @@
 
 use std::convert::Infallible;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, header};
-use axum::response::sse::Event;
-use axum::response::{IntoResponse, Response, Sse};
+use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
@@ -24,15 +24,13 @@ pub(super) fn respond(engine: &Engine, client: &Client, headers: &HeaderMap, ask
         Ok(parts) => parts,
         Err(refusal) => stream::iter([Part { cursor: None, text: refusal.text() }]).boxed(),
     };
-    let next = |part: Part| {
-        let event = Event::default().event("next").data(part.text);
-        match part.cursor {
-            Some(cursor) => event.id(cursor),
-            None => event,
-        }
+    // By hand: the framework leaves out empty data, and events without data are not dispatched. JSON has no line breaks.
+    let next = |Part { cursor, text }| {
+        let id = cursor.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
+        format!("event: next\n{id}data: {text}\n\n")
     };
-    let complete = stream::iter([Event::default().event("complete").data("")]);
+    let complete = stream::iter(["event: complete\ndata:\n\n".to_owned()]);
     let events = parts.map(next).chain(complete).map(Ok::<_, Infallible>);
-    let headers = [(header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
-    (headers, Sse::new(events)).into_response()
+    let headers = [(header::CONTENT_TYPE, MEDIA_TYPE), (header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
+    (headers, Body::from_stream(events)).into_response()
 }

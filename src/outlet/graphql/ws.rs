@@ -121,8 +121,9 @@ impl Connection {
                     match said {
                         Some(Ok(Message::Text(text))) => self.hear(text.as_str()).await?,
                         Some(Ok(Message::Binary(_))) => return Err(BAD_REQUEST),
-                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                        Some(Ok(Message::Close(_))) | None => return Ok(()),
+                        // A close is answered by whoever reads on.
+                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) => {}
+                        None => return Ok(()),
                         Some(Err(cause)) if is_too_large(&cause) => return Err(TOO_LARGE),
                         Some(Err(_)) => return Ok(()),
                     }
