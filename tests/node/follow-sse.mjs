@@ -1,5 +1,5 @@
 // Follows the journal with graphql-sse and prints each batch as a line of JSON. After a lost connection it sends the last
-// `id` as `Last-Event-ID`, as an EventSource does. Argument: the gateway's URL. Runs until it is killed.
+// cursor as `Last-Event-ID`, as an EventSource does with the last `id`; graphql-sse itself does not look at ids. Argument: the gateway's URL. Runs until it is killed.
 import { createClient } from 'graphql-sse';
 
 const url = process.argv[2];
@@ -8,15 +8,15 @@ const client = createClient({
   url: url + '/graphql',
   retryAttempts: 0,
   headers: () => (last ? { 'last-event-id': last } : {}),
-  onMessage: ({ id }) => { if (id) last = id; },
 });
-const query = `subscription { events(from: { origin: BEGINNING }, batch: 10) { caughtUp events { id position type } } }`;
+const query = `subscription { events(from: { origin: BEGINNING }, batch: 10) { cursor caughtUp events { id position type } } }`;
 
 while (true) {
   try {
     for await (const { data, errors } of client.iterate({ query })) {
       if (errors) throw new Error(JSON.stringify(errors));
-      const { caughtUp, events } = data.events;
+      const { cursor, caughtUp, events } = data.events;
+      last = cursor;
       console.log(JSON.stringify({ caughtUp, positions: events.map((event) => Number(event.position)) }));
     }
   } catch (error) {
