@@ -1,5 +1,6 @@
 //! The catalogue: what an event type is called in one line, what its data looks like, and whether it leaves the house.
 
+pub mod infer;
 pub mod shape;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The command line, one file a command. Exit codes: 0, 1 for a fault that was found, 2 for wrong usage.
 
 mod audit;
+mod catalogue;
 mod check;
 mod demo;
 mod follow;
@@ -54,9 +55,12 @@ enum Command {
     /// Erases one event: its data goes, its place stays and says so.
     #[command(after_help = "Example: postern forget 0197b5f0-6d3c-7a51-9d1c-2f7d6c1f0a11")]
     Forget(forget::Arguments),
-    /// Prints the GraphQL schema.
-    #[command(after_help = "Example: postern schema > schema.graphql")]
-    Schema(ConfigArgument),
+    /// Schemas of events' data.
+    #[command(subcommand)]
+    Catalogue(catalogue::Command),
+    /// Prints the GraphQL schema, or what it changes for clients of an older one; exit 1 if it breaks any.
+    #[command(after_help = "Examples: postern schema > schema.graphql\n          postern schema --diff schema.graphql")]
+    Schema(schema::Arguments),
     /// Prints the OpenAPI 3.1 document.
     #[command(after_help = "Example: postern openapi > openapi.json")]
     Openapi(ConfigArgument),
@@ -92,6 +96,7 @@ pub fn main() -> ExitCode {
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Follow(arguments) => follow::run(arguments).await,
             Command::Forget(arguments) => forget::run(arguments).await,
+            Command::Catalogue(command) => catalogue::run(command).await,
             Command::Schema(arguments) => schema::run(arguments),
             Command::Openapi(arguments) => openapi::run(arguments),
             Command::Token(arguments) => token::run(&arguments),

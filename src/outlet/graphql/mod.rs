@@ -6,6 +6,7 @@
 mod caller;
 mod connection;
 mod data;
+mod diff;
 mod directory;
 mod documents;
 mod engine;
@@ -27,6 +28,7 @@ use axum::Router;
 use axum::routing::any;
 use serde::Deserialize;
 
+pub use diff::{Diff, diff};
 pub use directory::{Directory, FeedInfo, SourceInfo};
 pub use engine::Schema;
 
