@@ -107,7 +107,8 @@ impl Config {
         resolve_url(&mut self.journal.url);
         self.sources.iter_mut().for_each(|source| resolve_url(&mut source.url));
         let schemas = self.events.values_mut().flat_map(|event| &mut event.schema);
-        for path in schemas.chain(self.webhooks.sealing_key_file.as_mut()) {
+        let files = [&mut self.webhooks.sealing_key_file, &mut self.graphql.documents].into_iter().flatten();
+        for path in schemas.chain(files) {
             *path = folder.join(&*path);
         }
     }

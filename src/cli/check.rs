@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::journal::{self, Journal};
 use crate::outlet::{feed, graphql, webhook};
@@ -29,8 +30,7 @@ pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
         catalogue.as_ref().map(|_| format!("{} event types", config.events.len())).map_err(Clone::clone),
     );
     let catalogue = catalogue.unwrap_or_default();
-    let typed = format!("{} event types with a schema", catalogue.schemas().len());
-    report.add("graphql", graphql::Schema::new(&catalogue).map(|_| typed));
+    report.add("graphql", graphql(&config, &catalogue));
     for source in &config.sources {
         let checked = source::check(source, &catalogue).await;
         let notes = || source.notes.iter().map(|note| format!("\n  {note}")).collect::<String>();
@@ -43,6 +43,16 @@ pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
     }
     super::print(if report.faults == 0 { "no fault found\n" } else { "faults found\n" });
     Ok(if report.faults == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The schema, and whether the trusted documents are valid under it.
+fn graphql(config: &Config, catalogue: &Catalogue) -> Result<String, String> {
+    let faults = graphql::Schema::new(catalogue)?.document_faults(&config.graphql)?;
+    if faults.is_empty() {
+        return Ok(format!("{} event types with a schema", catalogue.schemas().len()));
+    }
+    let lines = faults.into_iter().map(|(id, fault)| format!("\n  the trusted document `{id}`: {fault}"));
+    Err(format!("documents that are not valid{}", lines.collect::<String>()))
 }
 
 #[derive(Default)]

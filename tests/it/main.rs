@@ -8,6 +8,7 @@
 mod support;
 
 mod caches;
+mod catalogue;
 mod clusters;
 mod erasure;
 mod faults;
@@ -18,6 +19,7 @@ mod formats;
 mod front_door;
 mod graphql;
 mod graphql_clients;
+mod graphql_directory;
 mod journal;
 mod kill;
 mod polling;

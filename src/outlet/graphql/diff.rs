@@ -66,9 +66,10 @@ impl Diff {
                 }
             }
             (ExtendedType::InputObject(old), ExtendedType::InputObject(new)) => {
-                let inputs = |fields: &IndexMap<Name, apollo_compiler::schema::Component<InputValueDefinition>>| -> Vec<_> {
-                    fields.values().map(|field| field.node.clone()).collect()
-                };
+                let inputs =
+                    |fields: &IndexMap<Name, apollo_compiler::schema::Component<InputValueDefinition>>| -> Vec<_> {
+                        fields.values().map(|field| field.node.clone()).collect()
+                    };
                 self.inputs(name.as_str(), &inputs(&old.fields), &inputs(&new.fields));
             }
             (ExtendedType::Scalar(_), ExtendedType::Scalar(_)) | (ExtendedType::Union(_), ExtendedType::Union(_)) => {}
@@ -137,9 +138,8 @@ impl Diff {
 /// Whether every value of `new` is one of `old`: the same type, or one with more `!`.
 fn promises(new: &Type, old: &Type) -> bool {
     match (new, old) {
-        (Type::NonNullNamed(new), Type::NonNullNamed(old) | Type::Named(old)) | (Type::Named(new), Type::Named(old)) => {
-            new == old
-        }
+        (Type::NonNullNamed(new), Type::NonNullNamed(old) | Type::Named(old))
+        | (Type::Named(new), Type::Named(old)) => new == old,
         (Type::NonNullList(new), Type::NonNullList(old) | Type::List(old)) | (Type::List(new), Type::List(old)) => {
             promises(new, old)
         }

@@ -23,6 +23,7 @@ use serde_json::Map;
 use super::failure::{BAD_INPUT, Code, Failure, INTERNAL, PARSE, VALIDATION, coded};
 use super::measure;
 use super::plan::Collector;
+use super::trusted::Trusted;
 
 /// Bytes of text of all kept documents; what was parsed of them takes some fifty times as much.
 const KEPT_BYTES_MAX: usize = 512 * 1024;
@@ -109,6 +110,18 @@ impl Documents {
         let document = Arc::new(self.read(text)?);
         kept().insert(text, &document);
         Ok(document)
+    }
+
+    /// The trusted documents that are not valid, by id, with the first of what is wrong.
+    pub(super) fn faults(&self, trusted: &Trusted) -> Vec<(String, String)> {
+        let fault = |(id, text): (&str, &str)| {
+            let refusal = self.get(text).err()?;
+            let message = refusal.errors.into_iter().next().map(|error| error.message);
+            Some((id.to_owned(), message.unwrap_or_default()))
+        };
+        let mut faults: Vec<_> = trusted.iter().filter_map(fault).collect();
+        faults.sort();
+        faults
     }
 
     fn read(&self, text: &str) -> Result<Document, Refusal> {

@@ -1,6 +1,6 @@
 //! The engine: owns the schema, the limits and the running of operations. Only this folder knows which library it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::Config;
 use super::caller::Caller;
@@ -22,6 +23,7 @@ use super::live::Live;
 use super::measure::{self, COST_MAX};
 use super::schema::Query;
 use super::subscription;
+use super::trusted::Trusted;
 use super::types::Types;
 use crate::catalogue::Catalogue;
 use crate::filter::Selection;
@@ -32,14 +34,44 @@ use crate::web::auth::Client;
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What a client sends.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Ask {
-    pub(super) query: String,
+    pub(super) query: Option<String>,
+    document_id: Option<String>,
     pub(super) operation_name: Option<String>,
     pub(super) variables: Option<Map<String, serde_json::Value>>,
-    /// Read and ignored, but it must be an object.
-    pub(super) extensions: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    pub(super) extensions: Option<Extensions>,
+}
+
+/// Those that are known; others are ignored.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Extensions {
+    persisted_query: Option<PersistedQuery>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PersistedQuery {
+    sha256_hash: String,
+}
+
+impl Ask {
+    /// The id of a trusted document: as the draft of GraphQL over HTTP has it, or as Apollo's clients do.
+    pub(super) fn document_id(&self) -> Option<&str> {
+        let persisted = self.extensions.as_ref().and_then(|extensions| extensions.persisted_query.as_ref());
+        self.document_id.as_deref().or_else(|| persisted.map(|persisted| persisted.sha256_hash.as_str()))
+    }
+
+    pub(super) fn set_document_id(&mut self, id: String) {
+        self.document_id = Some(id);
+    }
+
+    /// Whether there is anything to answer.
+    pub(super) fn asks(&self) -> bool {
+        self.query.is_some() || self.document_id().is_some()
+    }
 }
 
 /// The answer to one operation.
@@ -118,6 +150,15 @@ impl Schema {
         Self { types, schema }
     }
 
+    /// The trusted documents that are not valid under it, with the first of what is wrong.
+    ///
+    /// # Errors
+    /// A manifest that can't be read.
+    pub fn document_faults(&self, config: &Config) -> Result<Vec<(String, String)>, String> {
+        let trusted = Trusted::read(config)?;
+        Ok(Documents::new(read_schema(&self.sdl())?, config.introspection).faults(&trusted))
+    }
+
     /// The schema as text: sorted, so that equal schemas have equal texts.
     pub fn sdl(&self) -> String {
         let options = SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items();
@@ -130,6 +171,7 @@ impl Schema {
 pub(super) struct Engine {
     schema: Arc<Schema>,
     documents: Arc<Documents>,
+    trusted: Arc<Trusted>,
     directory: Arc<Directory>,
     journal: Journal,
     pub(super) live: Live,
@@ -140,13 +182,16 @@ impl Engine {
     /// A schema that can't be used.
     pub(super) fn new(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Self, String> {
         let documents = Arc::new(Documents::new(read_schema(&schema.sdl())?, config.introspection));
-        let live = Live::default();
-        Ok(Self { schema: Arc::new(schema), documents, directory: Arc::new(directory), journal, live })
+        let (live, trusted) = (Live::default(), Arc::new(Trusted::read(config)?));
+        for (id, fault) in documents.faults(&trusted) {
+            warn!("the trusted document `{id}` is not valid any more and will be refused: {fault}");
+        }
+        Ok(Self { schema: Arc::new(schema), documents, trusted, directory: Arc::new(directory), journal, live })
     }
 
     /// Runs one operation, with what `selection` lets through. Never fails: what goes wrong is in the answer.
     pub(super) async fn answer(&self, ask: Ask, selection: Selection, only_queries: bool) -> Answer {
-        if only_queries && !is_query(&ask) {
+        if only_queries && !self.is_query(&ask) {
             return Answer::NoQuery;
         }
         let prepared = match self.prepare(ask) {
@@ -205,6 +250,13 @@ impl Engine {
             .boxed())
     }
 
+    /// Whether the operation is a query, as far as that can be read.
+    fn is_query(&self, ask: &Ask) -> bool {
+        let document = self.trusted.text(ask).ok().and_then(|text| documents::parse(text).ok());
+        let operation = document.as_ref().and_then(|document| operation(document, ask.operation_name.as_deref()).ok());
+        operation.is_none_or(|operation| operation.ty == OperationType::Query)
+    }
+
     /// Resolves when the gateway stops.
     pub(super) fn stopping(&self) -> CancellationToken {
         self.directory.stopping.clone()
@@ -217,7 +269,7 @@ impl Engine {
 
     /// Everything before the journal is read.
     fn prepare(&self, ask: Ask) -> Result<Prepared, Refusal> {
-        let document = self.documents.get(&ask.query)?;
+        let document = self.documents.get(self.trusted.text(&ask)?)?;
         let operation = operation(&document.parsed, ask.operation_name.as_deref())?;
         let variables =
             self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default())?;
@@ -245,12 +297,6 @@ fn told(response: async_graphql::Response, cost: u64) -> (Option<Code>, String) 
     let errors = response.errors.into_iter().map(|error| coded(error, code)).collect();
     let text = Response::new(errors, ran.then_some(response.data), Some(cost)).text();
     ((!ran).then_some(code), text)
-}
-
-/// Whether the operation is a query, as far as that can be read.
-fn is_query(ask: &Ask) -> bool {
-    let Ok(document) = documents::parse(&ask.query) else { return true };
-    operation(&document, ask.operation_name.as_deref()).map_or(true, |operation| operation.ty == OperationType::Query)
 }
 
 /// The operation that is meant.

@@ -115,26 +115,31 @@ async fn posted_ask(headers: &HeaderMap, body: Body) -> Result<Ask, Problem> {
     match body.trim_ascii_start().first() {
         Some(b'[') => Err(Problem::new(Kind::BadRequest, "batches are switched off; send one operation a request")),
         // Also because a list would be read as the attributes in their order.
-        Some(b'{') => serde_json::from_slice(&body).map_err(|cause| malformed("the body", &cause)),
+        Some(b'{') => {
+            let ask: Ask = serde_json::from_slice(&body).map_err(|cause| malformed("the body", &cause))?;
+            Some(ask)
+                .filter(Ask::asks)
+                .ok_or_else(|| Problem::new(Kind::BadRequest, format!("`query` is missing; {TRY}")))
+        }
         _ => Err(Problem::new(Kind::BadRequest, format!("the body is no JSON object; {TRY}"))),
     }
 }
 
 /// What the query string asks, if it asks.
 fn url_ask(query: &str) -> Result<Option<Ask>, Problem> {
-    let mut ask = Ask { query: String::new(), operation_name: None, variables: None, extensions: None };
-    let mut asked = false;
+    let mut ask = Ask::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let wrong = |cause: serde_json::Error| malformed(&format!("`{name}`"), &cause);
         match name.as_ref() {
-            "query" => (asked, ask.query) = (true, value.into_owned()),
+            "query" => ask.query = Some(value.into_owned()),
+            "documentId" => ask.set_document_id(value.into_owned()),
             "operationName" if !value.is_empty() => ask.operation_name = Some(value.into_owned()),
             "variables" if !value.is_empty() => ask.variables = serde_json::from_str(&value).map_err(wrong)?,
             "extensions" if !value.is_empty() => ask.extensions = serde_json::from_str(&value).map_err(wrong)?,
             _ => {}
         }
     }
-    Ok(asked.then_some(ask))
+    Ok(Some(ask).filter(Ask::asks))
 }
 
 fn malformed(what: &str, cause: &serde_json::Error) -> Problem {

@@ -21,8 +21,11 @@ mod schema;
 mod sieve;
 mod sse;
 mod subscription;
+mod trusted;
 mod types;
 mod ws;
+
+use std::path::PathBuf;
 
 use axum::Router;
 use axum::routing::any;
@@ -40,11 +43,15 @@ use crate::journal::Journal;
 pub struct Config {
     /// Whether clients may ask for the schema.
     pub introspection: bool,
+    /// A file: the trusted documents, by id.
+    pub documents: Option<PathBuf>,
+    /// Whether clients may ask with these only.
+    pub only_trusted: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { introspection: true }
+        Self { introspection: true, documents: None, only_trusted: false }
     }
 }
 
