@@ -10,7 +10,7 @@ use serde_json::Value;
 const WORDS: [&str; 4] = ["event", "filter", "catalogue", "projection"];
 const OUTLETS: [&str; 3] = ["outlet/feed", "outlet/graphql", "outlet/webhook"];
 /// Served, but no part of the interface.
-const NOT_DESCRIBED: [&str; 1] = ["/style.css"];
+const NOT_DESCRIBED: [&str; 2] = ["/style.css", "/graphql/explorer.js"];
 const METHODS: [&str; 6] = ["get", "post", "put", "delete", "patch", "any"];
 
 /// What a room may import beside itself.

@@ -40,12 +40,12 @@ pub enum Order {
 }
 
 /// Which of the large columns are read; where it is not read, `data` is `null`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Payload {
+    Without,
+    Data,
     /// `data` and `metadata`.
     With,
-    Data,
-    Without,
 }
 
 /// A stretch of the journal as one reader sees it.
@@ -84,6 +84,12 @@ struct Row {
     summary: String,
     data: Option<String>,
     metadata: Option<String>,
+}
+
+impl Row {
+    fn payload_bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, String::len) + self.metadata.as_ref().map_or(0, String::len)
+    }
 }
 
 /// By index: looking sixteen names up in each row would cost as much as reading them.
@@ -212,7 +218,7 @@ impl Journal {
                 let mut rows = query.fetch(pool);
                 while let Some(row) = rows.try_next().await? {
                     let row: Row = row;
-                    bytes += row.data.as_ref().map_or(0, String::len) + row.metadata.as_ref().map_or(0, String::len);
+                    bytes += row.payload_bytes();
                     entries.push(row.into());
                     if bytes > READ_BYTES_MAX {
                         break;
@@ -250,7 +256,7 @@ impl Journal {
     /// The visible ones among the events with these public ids, in no particular order.
     ///
     /// # Errors
-    /// The database.
+    /// The database; [`Error::TooMuch`] where their payloads are larger than 16 MiB together, but for a single event.
     pub async fn by_ids(&self, selection: &Selection, ids: &[String], payload: Payload) -> Result<Vec<Entry>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -266,8 +272,20 @@ impl Journal {
         // No id holds a NUL, and PostgreSQL refuses to look for one.
         let mut binds: Vec<String> = ids.iter().map(|id| normal_id(id).replace('\0', "\u{fffd}")).collect();
         binds.extend(condition.binds);
-        let rows: Vec<Row> = select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql); binds);
-        Ok(rows.into_iter().map(Entry::from).collect())
+        let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
+        with_pool!(self.db(), pool => {
+            let query = binds.iter().fold(sqlx::query_as(AssertSqlSafe(sql)), |query, text| query.bind(text.as_str()));
+            let mut rows = query.fetch(pool);
+            while let Some(row) = rows.try_next().await? {
+                let row: Row = row;
+                bytes += row.payload_bytes();
+                if bytes > READ_BYTES_MAX && ids.len() > 1 {
+                    return Err(Error::TooMuch);
+                }
+                entries.push(row.into());
+            }
+        });
+        Ok(entries)
     }
 
     /// Those of the public ids that were ever taken, visible or not, with their positions.
@@ -303,25 +321,37 @@ impl Journal {
         Ok(times)
     }
 
-    /// The version that the newest visible event of an aggregate carries; nothing for an unknown aggregate.
+    /// The versions that the newest visible events of aggregates, given by type and id, carry, in their order; nothing for
+    /// an unknown aggregate.
     ///
     /// # Errors
     /// The database.
-    pub async fn latest_version(
+    pub async fn latest_versions(
         &self,
         selection: &Selection,
-        aggregate_type: &str,
-        aggregate_id: &str,
-    ) -> Result<Option<Option<i64>>, Error> {
-        let condition = Condition::of(selection, 3);
-        let sql = format!(
-            "select e.aggregate_version from entries e where e.aggregate_type = $1 and e.aggregate_id = $2 \
-             and e.erases is null{} \
-             order by e.position desc limit 1",
-            condition.text
-        );
-        let sql = AssertSqlSafe(sql);
-        Ok(select!(self.db(), query_scalar.fetch_optional, sql, aggregate_type, aggregate_id; condition.binds))
+        aggregates: &[(String, String)],
+    ) -> Result<Vec<Option<Option<i64>>>, Error> {
+        let condition = Condition::of(selection, 2 * aggregates.len() + 1);
+        let newest = (0..aggregates.len()).map(|n| {
+            let (r#type, id) = (2 * n + 1, 2 * n + 2);
+            format!(
+                "select * from (select cast({n} as bigint) as n, e.aggregate_version from entries e \
+                 where e.aggregate_type = ${type} and e.aggregate_id = ${id} and e.erases is null{} \
+                 order by e.position desc limit 1) as newest{n}",
+                condition.text
+            )
+        });
+        let sql = AssertSqlSafe(newest.collect::<Vec<_>>().join(" union all "));
+        let mut binds: Vec<String> = aggregates.iter().flat_map(|(r#type, id)| [r#type.clone(), id.clone()]).collect();
+        binds.extend(condition.binds);
+        let rows: Vec<(i64, Option<i64>)> = select!(self.db(), query_as.fetch_all, sql; binds);
+        let mut versions = vec![None; aggregates.len()];
+        for (n, version) in rows {
+            if let Some(known) = usize::try_from(n).ok().and_then(|n| versions.get_mut(n)) {
+                *known = Some(version);
+            }
+        }
+        Ok(versions)
     }
 }
 

@@ -102,6 +102,8 @@ pub enum Error {
     Stale,
     #[error("event id `{id}` is in the journal already, {what}; nothing was taken")]
     Conflict { id: String, what: &'static str },
+    #[error("the payloads of these events are larger than 16 MiB together")]
+    TooMuch,
     #[error("journal database: {0}")]
     Database(#[from] sqlx::Error),
     #[error("journal schema: {0}")]

@@ -39,7 +39,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Longest refusal of the framework that is passed on.
 const REFUSAL_BYTES_MAX: usize = 4096;
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Our pages load their one style sheet and nothing else.
+/// Our pages load their one style sheet and nothing else, unless they say so themselves.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
@@ -232,7 +232,8 @@ impl Front {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
-            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
+            let policy = HeaderValue::from_static(CONTENT_SECURITY_POLICY);
+            headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
             headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_graphql::{ContextBase, ContextSelectionSet, Lookahead, ServerResult};
 
+use super::batch::Batch;
 use super::directory::Directory;
 use super::event::EventNode;
 use super::failure::{Failure, TOO_COMPLEX};
@@ -35,6 +36,8 @@ pub(super) struct Caller {
     payload_bytes: AtomicUsize,
     mismatches: AtomicUsize,
     plans: Mutex<Plans>,
+    events: Batch<(String, Payload), Option<EventNode>>,
+    versions: Batch<(String, String), Option<Option<i64>>>,
 }
 
 impl Caller {
@@ -45,8 +48,20 @@ impl Caller {
         selection: Selection,
         resumed_from: Option<String>,
     ) -> Self {
-        let (reached, payload_bytes, mismatches, plans) = Default::default();
-        Self { journal, types, directory, selection, resumed_from, reached, payload_bytes, mismatches, plans }
+        let (reached, payload_bytes, mismatches, plans, events, versions) = Default::default();
+        Self {
+            journal,
+            types,
+            directory,
+            selection,
+            resumed_from,
+            reached,
+            payload_bytes,
+            mismatches,
+            plans,
+            events,
+            versions,
+        }
     }
 
     /// A batch begins that tells everything up to a position. What one answer may take, each batch may.
@@ -95,6 +110,23 @@ impl Caller {
     /// Whether one more value that does not fit may be told.
     pub(super) fn may_tell_mismatch(&self) -> bool {
         self.mismatches.fetch_add(1, Ordering::Relaxed) < MISMATCHES_MAX
+    }
+
+    /// The event with this id; those that are asked for at once are read together.
+    pub(super) async fn event(&self, id: String, payload: Payload) -> Result<Option<EventNode>, Failure> {
+        let read = async |asked: Vec<(String, Payload)>| {
+            let payload = asked.iter().map(|(_, payload)| *payload).max().unwrap_or(Payload::Without);
+            let ids: Vec<String> = asked.into_iter().map(|(id, _)| id).collect();
+            self.events(&ids, payload).await
+        };
+        self.events.load((id, payload), read).await
+    }
+
+    /// The version of the newest event of an aggregate; nothing for an unknown or hidden one.
+    pub(super) async fn version(&self, r#type: &str, key: &str) -> Result<Option<Option<i64>>, Failure> {
+        let read =
+            async |asked: Vec<(String, String)>| Ok(self.journal.latest_versions(&self.selection, &asked).await?);
+        self.versions.load((r#type.to_owned(), key.to_owned()), read).await
     }
 
     /// The events with these ids, in their order; nothing for an unknown or hidden one.

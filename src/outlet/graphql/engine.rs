@@ -257,6 +257,10 @@ impl Engine {
         operation.is_none_or(|operation| operation.ty == OperationType::Query)
     }
 
+    pub(super) fn types(&self) -> &Types {
+        &self.schema.types
+    }
+
     /// Resolves when the gateway stops.
     pub(super) fn stopping(&self) -> CancellationToken {
         self.directory.stopping.clone()

@@ -89,6 +89,7 @@ impl From<journal::Error> for Failure {
             Error::Malformed { .. } | Error::UnknownPosition { .. } => {
                 Self::new(INVALID_CURSOR, format!("{error}; give a `cursor` that this gateway gave"))
             }
+            Error::TooMuch => Self::new(TOO_COMPLEX, format!("{error}; ask for fewer")),
             Error::Expired { oldest, .. } => Self::new(CURSOR_EXPIRED, format!("{error}; go on after {oldest}")),
             _ if error.is_transient() => {
                 warn!(cause = %error, "the journal can't be reached, answering a GraphQL error");

@@ -11,12 +11,12 @@ use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 
 use super::engine::{Answer, Ask, Engine};
 use super::failure::TIMEOUT;
-use super::{sse, ws};
+use super::{explorer, sse, ws};
 use crate::web::auth::{Client, Scope};
 use crate::web::negotiate::accept;
 use crate::web::problem::{Kind, Problem};
@@ -26,20 +26,6 @@ const JSON: &str = "application/json";
 const GRAPHQL: &str = "application/graphql-response+json";
 const ALLOW: &str = "GET, HEAD, POST, OPTIONS";
 const TRY: &str = r#"send POST with content-type application/json and {"query": "{ events(first: 3) { nodes { id type } } }"}, or GET with ?query="#;
-/// For a browser that comes without a query. No script, no style: the content security policy allows none.
-const PAGE: &str = r#"<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>GraphQL · Postern</title></head>
-<body><h1>GraphQL</h1>
-<p>This URL answers to POST and GET, as GraphQL over HTTP says. Read-only; point any GraphQL client at it.</p>
-<pre>curl "$URL/graphql" -H 'content-type: application/json' \
-  -d '{"query": "{ events(first: 3) { nodes { id type occurredAt dataJson } pageInfo { endCursor hasNextPage } } }"}'</pre>
-<ul>
-<li><a href="?query=%7B%20events(last%3A%205)%20%7B%20nodes%20%7B%20id%20cursor%20type%20dataJson%20%7D%20%7D%20%7D">the newest events</a></li>
-<li><a href="?query=%7B%20__schema%20%7B%20queryType%20%7B%20fields%20%7B%20name%20description%20%7D%20%7D%20%7D%20%7D">what can be asked</a></li>
-<li><a href="/">all doors of this gateway</a></li>
-</ul></body></html>
-"#;
-
 /// Answers every method of the URL.
 pub(super) async fn handle(
     State(engine): State<Engine>,
@@ -66,7 +52,7 @@ pub(super) async fn handle(
     } else if let Some(ask) = url_ask(uri.query().unwrap_or_default())? {
         ask
     } else if accept(&headers, &[JSON, "text/html"]) == Some("text/html") {
-        return Ok(Html(PAGE).into_response());
+        return Ok(explorer::page(engine.types()));
     } else {
         return Err(Problem::new(Kind::BadRequest, TRY));
     };

@@ -3,6 +3,7 @@
 //! `http` speaks GraphQL over HTTP, `engine` runs operations, `measure` refuses what asks for too much, `schema`,
 //! `event` and `connection` are the schema. Reads the journal with the caller's visibility; knows no other outlet.
 
+mod batch;
 mod caller;
 mod connection;
 mod data;
@@ -11,6 +12,7 @@ mod directory;
 mod documents;
 mod engine;
 mod event;
+mod explorer;
 mod failure;
 mod http;
 mod live;
@@ -28,7 +30,7 @@ mod ws;
 use std::path::PathBuf;
 
 use axum::Router;
-use axum::routing::any;
+use axum::routing::{any, get};
 use serde::Deserialize;
 
 pub use diff::{Diff, diff};
@@ -61,5 +63,6 @@ impl Default for Config {
 /// A schema that can't be used.
 pub fn router(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Router, String> {
     let engine = engine::Engine::new(journal, schema, directory, config)?;
-    Ok(Router::new().route("/graphql", any(http::handle)).with_state(engine))
+    let page = Router::new().route("/graphql/explorer.js", get(explorer::script));
+    Ok(Router::new().route("/graphql", any(http::handle)).with_state(engine).merge(page))
 }

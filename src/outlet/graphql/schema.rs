@@ -23,7 +23,7 @@ fn bounded(ids: Vec<ID>) -> Result<Vec<String>, Failure> {
 
 impl Caller {
     async fn aggregate(&self, r#type: String, key: String) -> Result<Option<Aggregate>, Failure> {
-        let version = self.journal.latest_version(&self.selection, &r#type, &key).await?;
+        let version = self.version(&r#type, &key).await?;
         Ok(version.map(|version| Aggregate { r#type, key, version: Some(version) }))
     }
 
@@ -59,8 +59,7 @@ impl Query {
 
     /// The event with this id.
     async fn event(&self, ctx: &Context<'_>, id: ID) -> Option<Result<EventNode, Failure>> {
-        let events = Caller::of(ctx).events(&[id.0], payload(&[ctx.look_ahead()])).await;
-        events.map(|mut events| events.pop().flatten()).transpose()
+        Caller::of(ctx).event(id.0, payload(&[ctx.look_ahead()])).await.transpose()
     }
 
     /// The events with these ids, at most 100, in their order; null for an unknown one. The detail after a feed page.
@@ -152,11 +151,9 @@ impl Aggregate {
         let caller = Caller::of(ctx);
         let version = match self.version {
             Some(version) => Ok(version),
-            None => {
-                caller.journal.latest_version(&caller.selection, &self.r#type, &self.key).await.map(Option::flatten)
-            }
+            None => caller.version(&self.r#type, &self.key).await.map(Option::flatten),
         };
-        version.map(|version| version.map(Long)).map_err(Failure::from).transpose()
+        version.map(|version| version.map(Long)).transpose()
     }
 
     /// Its events, in the order in which they were journaled.
