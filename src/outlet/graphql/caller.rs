@@ -12,7 +12,7 @@ use super::event::EventNode;
 use super::failure::{Failure, TOO_COMPLEX};
 use super::plan::Plan;
 use super::types::Types;
-use crate::event::{Cursor, is_uuid};
+use crate::event::{Cursor, event_id_of_atom_id, is_uuid};
 use crate::filter::Selection;
 use crate::journal::{Journal, Payload};
 
@@ -129,9 +129,11 @@ impl Caller {
         self.versions.load((r#type.to_owned(), key.to_owned()), read).await
     }
 
-    /// The events with these ids, in their order; nothing for an unknown or hidden one.
+    /// The events with these ids or Atom ids, in their order; nothing for an unknown or hidden one.
     pub(super) async fn events(&self, ids: &[String], payload: Payload) -> Result<Vec<Option<EventNode>>, Failure> {
-        let found = self.journal.by_ids(&self.selection, ids, payload).await?;
+        // Feeds show them as Atom ids.
+        let ids: Vec<String> = ids.iter().map(|id| event_id_of_atom_id(id).unwrap_or_else(|| id.clone())).collect();
+        let found = self.journal.by_ids(&self.selection, &ids, payload).await?;
         let by_id: HashMap<String, EventNode> =
             found.into_iter().map(|entry| (entry.event.id.clone(), EventNode(Arc::new(entry)))).collect();
         let node = |id: &String| match by_id.get(id) {
