@@ -59,7 +59,11 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(Gateway, Tasks)> {
     let shop = shop::Shop::open(&dir.join("shop.db")).await?;
     let config = dir.join("postern.toml");
     if !config.exists() {
-        std::fs::write(&config, CONFIG).with_context(|| format!("can't write {}", config.display()))?;
+        let schemas = dir.join("catalogue");
+        std::fs::create_dir_all(&schemas).with_context(|| format!("can't make the folder {}", schemas.display()))?;
+        for (path, text) in [(schemas.join("CheckedOut.json"), CHECKED_OUT), (config.clone(), CONFIG)] {
+            std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
+        }
     }
     let mut config = super::load(&config)?;
     if let Some(listen) = arguments.listen {
@@ -92,7 +96,7 @@ fn announce(url: &str, dir: &Path) {
          \n\
          Ask for just the attributes you need:\n\
          \n  curl '{url}/graphql' -H 'content-type: application/json' \\\
-         \n       -d '{{\"query\": \"{{ events(last: 3, filter: {{types: [\\\"CheckedOut\\\"]}}) {{ nodes {{ id type dataJson(pick: [\\\"total\\\", \\\"lines.sku\\\"]) }} }} }}\"}}'\n\
+         \n       -d '{{\"query\": \"{{ events(last: 3, filter: {{types: [\\\"CheckedOut\\\"]}}) {{ nodes {{ id ... on CheckedOut {{ data {{ total lines {{ sku }} }} }} }} }} }}\"}}'\n\
          \n\
          See your webhook and what was delivered (the receiver prints its calls below):\n\
          \n  curl '{url}/webhooks'\n\
@@ -101,6 +105,9 @@ fn announce(url: &str, dir: &Path) {
         dir = dir.display()
     );
 }
+
+/// The JSON Schema of what a checkout tells.
+const CHECKED_OUT: &str = include_str!("CheckedOut.json");
 
 const CONFIG: &str = r#"# The configuration of the demo. Change it and start again; `postern check --config` says what is wrong with it.
 # Relative paths start at this file. All keys: README, section "Configuration".
@@ -133,6 +140,9 @@ outbox = "outbox"                      # rows where this is false stay inside
 name = "checkouts"
 title = "Carts that were checked out"
 filter = { types = ["CheckedOut"] }
+
+[events.CheckedOut]
+schema = "catalogue/CheckedOut.json"   # makes its data typed in GraphQL; counted at /sources if it does not fit
 
 [webhooks]
 allow = ["127.0.0.1"]                  # the demo's own receiver; without it, loopback is refused
