@@ -17,7 +17,7 @@ use gateway::Gateway;
 use http::Connection;
 use postern::event::{Entry, Micros};
 use postern::filter::{Filter, Selection};
-use postern::journal::{Payload, Range};
+use postern::journal::{Columns, Range};
 use postern::outlet::feed::atom;
 use postern::outlet::feed::format::{Document, Names};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
     support::print("page", &comparisons);
 
     let everything = Selection::visible(&Filter::default());
-    let page = gateway.app.journal().read(&everything, Range::after(0), 100, Payload::Without);
+    let page = gateway.app.journal().read(&everything, Range::after(0), 100, Columns::ENVELOPE);
     let entries = gateway_side.block_on(page)?.entries;
     support::print("page", &[rendering(&entries)?]);
     gateway_side.block_on(gateway.app.stop());

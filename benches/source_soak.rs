@@ -17,7 +17,7 @@ use anyhow::{Context as _, ensure};
 use postern::app::{Gateway, Options};
 use postern::config::Config;
 use postern::filter::{Filter, Selection};
-use postern::journal::{Journal, Payload, Range};
+use postern::journal::{Columns, Journal, Range};
 use postern::runtime::{random_bytes, random_hex};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::task::JoinSet;
@@ -130,7 +130,7 @@ async fn judge(
     let (mut ids, mut versions, mut repeated, mut inversions, mut late) = (HashSet::new(), HashMap::new(), 0, 0, 0);
     let (selection, mut after) = (Selection::visible(&Filter::default()), 0);
     loop {
-        let page = journal.read(&selection, Range::after(after), 1_000, Payload::Without).await?;
+        let page = journal.read(&selection, Range::after(after), 1_000, Columns::ENVELOPE).await?;
         for entry in page.entries {
             let version = entry.event.aggregate_version.unwrap_or_default();
             let before = versions.entry(entry.event.aggregate_id).or_insert(version);
@@ -271,7 +271,7 @@ async fn watch_journal(journal: Journal, stop: CancellationToken) -> anyhow::Res
     while !stop.is_cancelled() {
         bell.rung(Duration::from_millis(200)).await;
         let now = Instant::now();
-        let page = journal.read(&selection, Range::after(after), 10_000, Payload::Without).await?;
+        let page = journal.read(&selection, Range::after(after), 10_000, Columns::ENVELOPE).await?;
         after = page.covered;
         seen.extend(page.entries.into_iter().map(|entry| (entry.event.id.trim_start_matches("shop:").to_owned(), now)));
     }

@@ -17,7 +17,7 @@ pub const DATA_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const ERASED: &str = "postern.erased";
 
 /// A point in time: whole microseconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Micros(pub i64);
 
 impl Micros {
@@ -102,7 +102,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
 }
 
 /// A fact of a domain, immutable, as a source gave it. `id` is the public one (see [`public_id`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     pub id: String,
     pub source: String,
@@ -130,7 +130,7 @@ pub fn key(aggregate_type: &str, aggregate_id: &str) -> String {
 }
 
 /// An event with its place in the journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     pub position: i64,
     pub event: Event,

@@ -8,6 +8,7 @@
 // The words: pure, shared by all rooms.
 pub mod event;
 pub mod filter;
+pub mod json;
 
 pub mod catalogue;
 pub mod projection;

@@ -3,11 +3,9 @@
 //! What is picked is copied as it came, digit by digit and escape by escape, in the order of the text; everything
 //! else is skipped unread. Pure, shared by the outlets.
 
-use std::fmt;
-
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
+
+use crate::json::{Malformed, items, members, parse};
 
 /// Most paths of one pick.
 pub const PATHS_MAX: usize = 50;
@@ -65,34 +63,35 @@ impl Picks {
     ///
     /// # Errors
     /// A text that is not JSON.
-    pub fn apply(&self, json: &str) -> Result<String, serde_json::Error> {
+    pub fn apply(&self, json: &str) -> Result<String, Malformed> {
         let mut out = String::new();
         self.write(json.trim_start(), &mut out, 0)?;
         Ok(if out.is_empty() { "null".to_owned() } else { out })
     }
 
     /// Appends what is picked of an object or a list and tells whether that is anything; of other values nothing.
-    fn write(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
+    fn write(&self, json: &str, out: &mut String, level: usize) -> Result<bool, Malformed> {
         match json.as_bytes().first() {
             _ if level > LEVELS_MAX => Ok(false),
             Some(b'{') => self.write_members(json, out, level),
             Some(b'[') => self.write_items(json, out, level),
-            _ => serde_json::from_str::<IgnoredAny>(json).map(|_| false),
+            Some(_) => Ok(false),
+            None => Err(Malformed),
         }
     }
 
-    fn write_members(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
+    fn write_members(&self, json: &str, out: &mut String, level: usize) -> Result<bool, Malformed> {
         let mut found = false;
         out.push('{');
         members(json, |name, key, value| {
             let Some((_, picks)) = self.names.iter().find(|(known, _)| known == name) else { return };
             let before = out.len();
             out.push_str(if found { "," } else { "" });
-            out.push_str(key.get());
+            out.push_str(key);
             out.push(':');
             if picks.whole {
-                out.push_str(value.get());
-            } else if !picks.write(value.get(), out, level + 1).unwrap_or(false) {
+                out.push_str(value);
+            } else if !picks.write(value, out, level + 1).unwrap_or(false) {
                 out.truncate(before);
                 return;
             }
@@ -102,13 +101,13 @@ impl Picks {
         Ok(found)
     }
 
-    fn write_items(&self, json: &str, out: &mut String, level: usize) -> Result<bool, serde_json::Error> {
+    fn write_items(&self, json: &str, out: &mut String, level: usize) -> Result<bool, Malformed> {
         let (mut found, mut count) = (false, 0);
         out.push('[');
         items(json, |item| {
             out.push_str(if count > 0 { "," } else { "" });
             let before = out.len();
-            found |= self.write(item.get(), out, level + 1).unwrap_or(false);
+            found |= self.write(item, out, level + 1).unwrap_or(false);
             if out.len() == before {
                 out.push_str("null");
             }
@@ -150,78 +149,25 @@ fn holds(json: &str, path: &[String], value: &Value, level: usize) -> bool {
         _ if level > LEVELS_MAX => return false,
         (Some(b'{'), [name, rest @ ..]) => {
             let read = members(json, |known, _, member| {
-                found |= !found && known == name && holds(member.get(), rest, value, level + 1);
+                found |= !found && known == name && holds(member, rest, value, level + 1);
             });
             return read.is_ok() && found;
         }
         (Some(b'['), _) => {
-            let read = items(json, |item| found |= !found && holds(item.get(), path, value, level + 1));
+            let read = items(json, |item| found |= !found && holds(item, path, value, level + 1));
             if read.is_ok() && found {
                 return true;
             }
         }
         _ => {}
     }
-    path.is_empty() && serde_json::from_str(json).is_ok_and(|known: Value| equal(&known, value))
+    path.is_empty() && parse(json).is_ok_and(|known| equal(&known, value))
 }
 
 fn equal(one: &Value, two: &Value) -> bool {
     match (one, two) {
         (Value::Number(a), Value::Number(b)) => a == b || (a.is_f64() || b.is_f64()) && a.as_f64() == b.as_f64(),
         _ => one == two,
-    }
-}
-
-/// Calls `each` with the attributes of the object that a JSON text is: name, name as written, value as written.
-///
-/// # Errors
-/// A text that is no JSON object.
-pub fn members<'a>(json: &'a str, each: impl FnMut(&str, &'a RawValue, &'a RawValue)) -> Result<(), serde_json::Error> {
-    serde_json::Deserializer::from_str(json).deserialize_map(Members(each))
-}
-
-/// Calls `each` with the items of the list that a JSON text is, as written.
-///
-/// # Errors
-/// A text that is no JSON list.
-pub fn items<'a>(json: &'a str, each: impl FnMut(&'a RawValue)) -> Result<(), serde_json::Error> {
-    serde_json::Deserializer::from_str(json).deserialize_seq(Items(each))
-}
-
-struct Members<F>(F);
-
-impl<'de, F: FnMut(&str, &'de RawValue, &'de RawValue)> Visitor<'de> for Members<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            let written = key.get();
-            // One that is no text, such as half a surrogate pair, is known by what was written.
-            let decoded: Option<String> = written.contains('\\').then(|| serde_json::from_str(written).ok()).flatten();
-            self.0(decoded.as_deref().unwrap_or_else(|| written.trim_matches('"')), key, value);
-        }
-        Ok(())
-    }
-}
-
-struct Items<F>(F);
-
-impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Items<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-        while let Some(item) = list.next_element()? {
-            self.0(item);
-        }
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 /// In the order in which they may import each other.
-const WORDS: [&str; 4] = ["event", "filter", "catalogue", "projection"];
+const WORDS: [&str; 5] = ["json", "event", "filter", "catalogue", "projection"];
 const OUTLETS: [&str; 3] = ["outlet/feed", "outlet/graphql", "outlet/webhook"];
 /// Served, but no part of the interface.
 const NOT_DESCRIBED: [&str; 2] = ["/style.css", "/graphql/explorer.js"];

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::event::Event;
+use crate::json;
 
 /// Longest summary, in characters: it is a line for people, not the event again.
 const SUMMARY_CHARS_MAX: usize = 500;
@@ -102,7 +103,7 @@ impl Schema {
     /// # Errors
     /// A sentence on what is wrong with which of the texts.
     fn read(texts: &[String]) -> Result<Self, String> {
-        let read = |text: &String| serde_json::from_str(text).map_err(|cause| format!("is no JSON: {cause}"));
+        let read = |text: &String| json::parse(text).map_err(|cause| format!("is no JSON: {cause}"));
         let versions: Vec<Value> = texts.iter().map(read).collect::<Result<_, _>>()?;
         let validators = versions.iter().map(validator).collect::<Result<_, _>>()?;
         Ok(Self { versions, validators })
@@ -192,7 +193,7 @@ impl Catalogue {
         self.types.get(&event.r#type).filter(|config| config.validate == validate)?;
         let schema = self.schemas.get(&event.r#type)?;
         // What came was checked to be JSON; a number that is none for us fits no schema.
-        let data: Value = match serde_json::from_str(&event.data) {
+        let data = match json::parse(&event.data) {
             Ok(data) => data,
             Err(cause) => return Some(format!("data can't be validated: {cause}")),
         };
@@ -212,7 +213,7 @@ impl Catalogue {
     /// Nothing if there is no template, or it fails on this event.
     fn render(&self, event: &Event) -> Option<String> {
         let template = self.summaries.get_template(&event.r#type).ok()?;
-        let json = |text: &str| minijinja::Value::from(Serde(serde_json::from_str::<Value>(text).unwrap_or_default()));
+        let json = |text: &str| minijinja::Value::from(Serde(json::parse(text).unwrap_or_default()));
         let context = context! {
             id => event.id.as_str(),
             type => event.r#type.as_str(),

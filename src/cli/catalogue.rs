@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::{Value, json as object};
 
 use crate::catalogue::infer::Inference;
 use crate::filter::{Filter, Selection};
-use crate::journal::{Journal, Order, Payload, Range, redacted};
+use crate::journal::{Columns, Journal, Order, Range, redacted};
+use crate::json;
 use crate::telemetry;
 
 /// Events that are read at a time.
@@ -61,7 +62,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             continue;
         }
         let (schema, looked_at) = infer(&journal, &name, arguments.sample).await?;
-        let draft = json!({
+        let draft = object!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "$comment": format!("Drafted from {looked_at} of {} events. Look it over.", known.count),
             "title": name,
@@ -83,9 +84,9 @@ async fn infer(journal: &Journal, r#type: &str, sample: usize) -> anyhow::Result
     let mut range = Range { after: 0, through: None, order: Order::Descending };
     let (mut inference, mut looked_at) = (Inference::default(), 0);
     loop {
-        let page = journal.read(&selection, range, PAGE.min(sample - looked_at), Payload::Data).await?;
+        let page = journal.read(&selection, range, PAGE.min(sample - looked_at), Columns::DATA).await?;
         for entry in page.entries.iter().filter(|entry| entry.erased_at.is_none() && entry.event.r#type == r#type) {
-            inference.add(&serde_json::from_str(&entry.event.data).unwrap_or_default());
+            inference.add(&json::parse(&entry.event.data).unwrap_or_default());
             looked_at += 1;
         }
         if !page.more || looked_at >= sample {

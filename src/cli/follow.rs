@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
+use crate::json::Plain;
 use crate::runtime::Backoff;
 use crate::telemetry;
 use crate::web::outgoing::Outgoing;
@@ -184,7 +185,7 @@ async fn fetch(outgoing: &Outgoing, url: &Url) -> anyhow::Result<Result<Vec<u8>,
     if status.is_success() {
         return Ok(Ok(body));
     }
-    let detail = serde_json::from_slice::<serde_json::Value>(&body).ok();
+    let detail = serde_json::from_slice::<Plain>(&body).ok().map(|plain| plain.0);
     let detail = detail.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or_default();
     if status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) {
         return Ok(Err(format!("the server answers {status} {detail}")));

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use tokio::time::{Instant, sleep};
 
 use crate::filter::{Filter, Selection};
-use crate::journal::{Journal, Payload, redacted};
+use crate::journal::{Columns, Journal, redacted};
 use crate::runtime::{Clock, Tasks};
 use crate::{event, telemetry};
 
@@ -60,6 +60,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// Nothing for an event that is not there.
 async fn is_erased(journal: &Journal, id: &str) -> anyhow::Result<Option<bool>> {
     let everything = Selection::visible(&Filter { sources: vec!["*".to_owned()], ..Filter::default() });
-    let found = journal.by_ids(&everything, &[id.to_owned()], Payload::Without).await?;
+    let found = journal.by_ids(&everything, &[id.to_owned()], Columns::ENVELOPE).await?;
     Ok(found.first().map(|entry| entry.erased_at.is_some()))
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::event::Entry;
 use crate::filter::{Filter, Selection};
-use crate::journal::{Journal, Payload, Range, redacted};
+use crate::journal::{Columns, Journal, Range, redacted};
 use crate::source::{CatchUp, catching_up};
 use crate::telemetry;
 
@@ -71,7 +71,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
         }
-        let page = journal.read(&selection, Range::after(after), PAGE, Payload::Without).await?;
+        let page = journal.read(&selection, Range::after(after), PAGE, Columns::ENVELOPE).await?;
         after = page.covered;
         let mut lines = String::new();
         page.entries.iter().for_each(|entry| line(&mut lines, entry));

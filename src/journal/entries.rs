@@ -39,14 +39,63 @@ pub enum Order {
     Descending,
 }
 
-/// Which of the large columns are read; where it is not read, `data` is `null`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Payload {
-    Without,
-    Data,
-    /// `data` and `metadata`.
-    With,
+/// Which columns of entries are read beside position and type. What is not read is empty, or `null`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns(u16);
+
+impl Columns {
+    pub const NONE: Self = Self(0);
+    pub const ID: Self = Self(1);
+    pub const SOURCE: Self = Self(1 << 1);
+    /// Type and id.
+    pub const AGGREGATE: Self = Self(1 << 2);
+    pub const VERSION: Self = Self(1 << 3);
+    pub const OCCURRED: Self = Self(1 << 4);
+    pub const RECORDED: Self = Self(1 << 5);
+    pub const LATE: Self = Self(1 << 6);
+    pub const ERASED: Self = Self(1 << 7);
+    /// What feeds show: feed time, summary, what a record of an erasure names.
+    pub const FEED: Self = Self(1 << 8);
+    pub const DATA: Self = Self(1 << 9);
+    pub const METADATA: Self = Self(1 << 10);
+    /// All but data and metadata.
+    pub const ENVELOPE: Self = Self((1 << 9) - 1);
+    pub const ALL: Self = Self((1 << 11) - 1);
+
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// In the order in which [`entry`] reads them.
+    fn sql(self) -> String {
+        let mut sql = "e.position, e.type".to_owned();
+        for (column, name) in NAMES {
+            if self.has(column) {
+                sql.push_str(name);
+            }
+        }
+        sql
+    }
 }
+
+const NAMES: [(Columns, &str); 11] = [
+    (Columns::ID, ", e.event_id"),
+    (Columns::SOURCE, ", e.source"),
+    (Columns::AGGREGATE, ", e.aggregate_type, e.aggregate_id"),
+    (Columns::VERSION, ", e.aggregate_version"),
+    (Columns::OCCURRED, ", e.occurred_at"),
+    (Columns::RECORDED, ", e.recorded_at"),
+    (Columns::LATE, ", e.late"),
+    (Columns::ERASED, ", e.erased_at"),
+    (Columns::FEED, ", e.feed_time, e.summary, e.erases"),
+    (Columns::DATA, ", e.data"),
+    (Columns::METADATA, ", e.metadata"),
+];
 
 /// A stretch of the journal as one reader sees it.
 #[derive(Clone, Debug)]
@@ -67,33 +116,8 @@ impl Page {
     }
 }
 
-struct Row {
-    position: i64,
-    event_id: String,
-    source: String,
-    r#type: String,
-    aggregate_type: String,
-    aggregate_id: String,
-    aggregate_version: Option<i64>,
-    occurred_at: i64,
-    recorded_at: i64,
-    feed_time: i64,
-    late: bool,
-    erased_at: Option<i64>,
-    erases: Option<String>,
-    summary: String,
-    data: Option<String>,
-    metadata: Option<String>,
-}
-
-impl Row {
-    fn payload_bytes(&self) -> usize {
-        self.data.as_ref().map_or(0, String::len) + self.metadata.as_ref().map_or(0, String::len)
-    }
-}
-
-/// By index: looking sixteen names up in each row would cost as much as reading them.
-impl<'r, R> sqlx::FromRow<'r, R> for Row
+/// Reads a row by index: looking the names up in each row would cost as much as reading them.
+fn entry<'r, R>(row: &'r R, columns: Columns) -> Result<Entry, sqlx::Error>
 where
     R: sqlx::Row,
     usize: sqlx::ColumnIndex<R>,
@@ -101,72 +125,50 @@ where
     bool: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
     String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
 {
-    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            position: row.try_get(0)?,
-            event_id: row.try_get(1)?,
-            source: row.try_get(2)?,
-            r#type: row.try_get(3)?,
-            aggregate_type: row.try_get(4)?,
-            aggregate_id: row.try_get(5)?,
-            aggregate_version: row.try_get(6)?,
-            occurred_at: row.try_get(7)?,
-            recorded_at: row.try_get(8)?,
-            feed_time: row.try_get(9)?,
-            late: row.try_get(10)?,
-            erased_at: row.try_get(11)?,
-            erases: row.try_get(12)?,
-            summary: row.try_get(13)?,
-            data: row.try_get(14)?,
-            metadata: row.try_get(15)?,
-        })
+    let mut next = 0..;
+    let mut at = || next.next().unwrap_or_default();
+    let mut entry = Entry { position: row.try_get(at())?, ..Entry::default() };
+    let event = &mut entry.event;
+    event.r#type = row.try_get(at())?;
+    if columns.has(Columns::ID) {
+        event.id = row.try_get(at())?;
     }
+    if columns.has(Columns::SOURCE) {
+        event.source = row.try_get(at())?;
+    }
+    if columns.has(Columns::AGGREGATE) {
+        (event.aggregate_type, event.aggregate_id) = (row.try_get(at())?, row.try_get(at())?);
+    }
+    if columns.has(Columns::VERSION) {
+        event.aggregate_version = row.try_get(at())?;
+    }
+    if columns.has(Columns::OCCURRED) {
+        event.occurred_at = Micros(row.try_get(at())?);
+    }
+    if columns.has(Columns::RECORDED) {
+        entry.recorded_at = Micros(row.try_get(at())?);
+    }
+    if columns.has(Columns::LATE) {
+        entry.late = row.try_get(at())?;
+    }
+    if columns.has(Columns::ERASED) {
+        entry.erased_at = row.try_get::<Option<i64>, _>(at())?.map(Micros);
+    }
+    if columns.has(Columns::FEED) {
+        entry.feed_time = Micros(row.try_get(at())?);
+        (entry.summary, entry.erases) = (row.try_get(at())?, row.try_get(at())?);
+    }
+    // Null in a row that was erased.
+    let data = if columns.has(Columns::DATA) { row.try_get(at())? } else { None };
+    event.data = data.unwrap_or_else(|| "null".to_owned());
+    if columns.has(Columns::METADATA) {
+        event.metadata = row.try_get(at())?;
+    }
+    Ok(entry)
 }
 
-impl From<Row> for Entry {
-    fn from(row: Row) -> Self {
-        let event = Event {
-            id: row.event_id,
-            source: row.source,
-            r#type: row.r#type,
-            aggregate_type: row.aggregate_type,
-            aggregate_id: row.aggregate_id,
-            aggregate_version: row.aggregate_version,
-            occurred_at: Micros(row.occurred_at),
-            data: row.data.unwrap_or_else(|| "null".to_owned()),
-            metadata: row.metadata,
-        };
-        Self {
-            position: row.position,
-            event,
-            recorded_at: Micros(row.recorded_at),
-            feed_time: Micros(row.feed_time),
-            late: row.late,
-            erased_at: row.erased_at.map(Micros),
-            erases: row.erases,
-            summary: row.summary,
-        }
-    }
-}
-
-/// In the order in which [`Row`] reads them.
-fn columns(payload: Payload) -> &'static str {
-    match payload {
-        Payload::With => {
-            "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
-             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, e.data, e.metadata"
-        }
-        Payload::Data => {
-            "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
-             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, \
-             e.data, cast(null as text) as metadata"
-        }
-        Payload::Without => {
-            "e.position, e.event_id, e.source, e.type, e.aggregate_type, e.aggregate_id, e.aggregate_version, \
-             e.occurred_at, e.recorded_at, e.feed_time, e.late, e.erased_at, e.erases, e.summary, \
-             cast(null as text) as data, cast(null as text) as metadata"
-        }
-    }
+fn payload_bytes(event: &Event) -> usize {
+    event.data.len() + event.metadata.as_ref().map_or(0, String::len)
 }
 
 impl Journal {
@@ -179,9 +181,30 @@ impl Journal {
         selection: &Selection,
         range: Range,
         limit: usize,
-        payload: Payload,
+        columns: Columns,
     ) -> Result<Page, Error> {
-        self.read_under(self.head().await?, selection, range, limit, payload).await
+        self.read_under(self.head().await?, selection, range, limit, columns).await
+    }
+
+    /// The same, without looking for the head where the answer does not depend on it: in a page that is full and ends before
+    /// what is known to be there. The page's head may then be an older one.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn read_settled(
+        &self,
+        selection: &Selection,
+        range: Range,
+        limit: usize,
+        columns: Columns,
+    ) -> Result<Page, Error> {
+        if let Some(head) = self.known_head().filter(|_| range.order == Order::Ascending) {
+            let page = self.read_under(head, selection, range, limit, columns).await?;
+            if page.more {
+                return Ok(page);
+            }
+        }
+        self.read(selection, range, limit, columns).await
     }
 
     /// The same under a head that was read before: nothing after it is looked at.
@@ -194,7 +217,7 @@ impl Journal {
         selection: &Selection,
         range: Range,
         limit: usize,
-        payload: Payload,
+        columns: Columns,
     ) -> Result<Page, Error> {
         let through = range.through.unwrap_or(head.position).min(head.position);
         let direction = if range.order == Order::Ascending { "asc" } else { "desc" };
@@ -203,7 +226,7 @@ impl Journal {
         let sql = format!(
             "select {} from entries e where e.position > $1 and e.position <= $2{} order by e.position {direction} \
              limit $3 + 0",
-            columns(payload),
+            columns.sql(),
             condition.text
         );
         // One more than asked for tells whether there are more.
@@ -211,15 +234,15 @@ impl Journal {
         let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
         if through > range.after {
             with_pool!(self.db(), pool => {
-                let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(rows);
+                let mut query = sqlx::query(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(rows);
                 for text in &condition.binds {
                     query = query.bind(text.as_str());
                 }
                 let mut rows = query.fetch(pool);
                 while let Some(row) = rows.try_next().await? {
-                    let row: Row = row;
-                    bytes += row.payload_bytes();
-                    entries.push(row.into());
+                    let entry = entry(&row, columns)?;
+                    bytes += payload_bytes(&entry.event);
+                    entries.push(entry);
                     if bytes > READ_BYTES_MAX {
                         break;
                     }
@@ -257,7 +280,7 @@ impl Journal {
     ///
     /// # Errors
     /// The database; [`Error::TooMuch`] where their payloads are larger than 16 MiB together, but for a single event.
-    pub async fn by_ids(&self, selection: &Selection, ids: &[String], payload: Payload) -> Result<Vec<Entry>, Error> {
+    pub async fn by_ids(&self, selection: &Selection, ids: &[String], columns: Columns) -> Result<Vec<Entry>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -265,7 +288,7 @@ impl Journal {
         let condition = Condition::of(selection, ids.len() + 1);
         let sql = format!(
             "select {} from inbox i join entries e on e.position = i.position where i.event_id in ({}){}",
-            columns(payload),
+            columns.sql(),
             binds,
             condition.text
         );
@@ -274,15 +297,15 @@ impl Journal {
         binds.extend(condition.binds);
         let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
         with_pool!(self.db(), pool => {
-            let query = binds.iter().fold(sqlx::query_as(AssertSqlSafe(sql)), |query, text| query.bind(text.as_str()));
+            let query = binds.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, text| query.bind(text.as_str()));
             let mut rows = query.fetch(pool);
             while let Some(row) = rows.try_next().await? {
-                let row: Row = row;
-                bytes += row.payload_bytes();
+                let entry = entry(&row, columns)?;
+                bytes += payload_bytes(&entry.event);
                 if bytes > READ_BYTES_MAX && ids.len() > 1 {
                     return Err(Error::TooMuch);
                 }
-                entries.push(row.into());
+                entries.push(entry);
             }
         });
         Ok(entries)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Journal, Page, Payload, Range};
+use super::{Columns, Error, Journal, Page, Range};
 use crate::filter::Selection;
 use crate::runtime::Bell;
 
@@ -20,7 +20,7 @@ const BEAT: Duration = Duration::from_secs(15);
 pub struct Follower {
     journal: Journal,
     selection: Selection,
-    payload: Payload,
+    payload: Columns,
     /// Everything up to here was looked at.
     after: i64,
     limit: usize,
@@ -36,7 +36,7 @@ impl Follower {
     pub fn new(
         journal: Journal,
         selection: Selection,
-        payload: Payload,
+        payload: Columns,
         after: i64,
         limit: usize,
         stopping: CancellationToken,

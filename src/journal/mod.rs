@@ -20,8 +20,8 @@ mod types;
 pub mod webhooks;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -32,7 +32,7 @@ use db::{Db, select, with_pool};
 
 pub use append::{Append, Appended, Arrival, Quarantined};
 pub use db::sqlite_path;
-pub use entries::{Order, Page, Payload, Range};
+pub use entries::{Columns, Order, Page, Range};
 pub use erasure::Holder;
 pub use follow::{Follower, LOOK_EVERY, LOOKED_AT_MAX};
 pub use pages::{Border, View};
@@ -184,6 +184,8 @@ struct Known {
     position: Arc<AtomicI64>,
     oldest: Arc<AtomicI64>,
     erasures: Arc<AtomicI64>,
+    /// The head that was read last: older than these may be.
+    head: Arc<Mutex<Option<Head>>>,
 }
 
 impl Known {
@@ -310,7 +312,13 @@ impl Journal {
         let sql = "select position, recorded_at, feed_time, oldest, erasures from journal";
         let head: Head = select!(&self.inner.db, query_as.fetch_one, sql);
         self.inner.known.reached(head.position, head.past());
+        *self.inner.known.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
         Ok(head)
+    }
+
+    /// The head that this process read last.
+    fn known_head(&self) -> Option<Head> {
+        *self.inner.known.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The highest position that this process has read or written: the head, as long as nobody else appends.

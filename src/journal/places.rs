@@ -1,7 +1,7 @@
 //! Where readers stand: what a cursor, an id or a time means, and whether what follows is still kept.
 
 use super::db::select;
-use super::entries::{Payload, normal_id};
+use super::entries::{Columns, normal_id};
 use super::{Error, Head, Journal};
 use crate::event::{Cursor, Micros, event_id_of_atom_id};
 use crate::filter::Selection;
@@ -30,7 +30,7 @@ impl Journal {
             after.parse().map_err(|_| unknown())?
         } else {
             let id = event_id_of_atom_id(after).unwrap_or_else(|| after.to_owned());
-            let found = self.by_ids(selection, std::slice::from_ref(&id), Payload::Without).await?;
+            let found = self.by_ids(selection, std::slice::from_ref(&id), Columns::ENVELOPE).await?;
             match found.first() {
                 Some(entry) => entry.position,
                 // Whoever sees everything is told that it was there; to others it is what they may not see.

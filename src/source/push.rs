@@ -22,6 +22,7 @@ use super::mapping::{NAME_FAULT, check_json};
 use crate::catalogue::Catalogue;
 use crate::event::{Event, Micros, NAME_BYTES_MAX, public_id};
 use crate::journal::{Append, Arrival, Journal};
+use crate::json;
 use crate::runtime::Clock;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
@@ -162,7 +163,7 @@ fn structured(body: &[u8]) -> Result<Attributes, Problem> {
     let data = raw.remove("data").map(|data| data.get().to_owned());
     let mut attributes = BTreeMap::new();
     for (name, raw) in raw {
-        match serde_json::from_str(raw.get()) {
+        match json::parse(raw.get()) {
             Ok(Value::Array(_) | Value::Object(_)) | Err(_) => {
                 return Err(bad(format!("the attribute `{name}` must be a text, a number or a boolean")));
             }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use postern::event::Micros;
 use postern::filter::{Filter, Selection};
-use postern::journal::{Append, Appended, Error, Order, Payload, Range};
+use postern::journal::{Append, Appended, Columns, Error, Order, Range};
 
 use crate::support::{Engine, Gateway, arrival, event, events};
 
@@ -34,7 +34,7 @@ fn everything() -> Selection {
 }
 
 async fn positions(gateway: &Gateway) -> Vec<(i64, String)> {
-    let page = gateway.app().journal().read(&everything(), Range::after(0), 100_000, Payload::Without).await.unwrap();
+    let page = gateway.app().journal().read(&everything(), Range::after(0), 100_000, Columns::ENVELOPE).await.unwrap();
     assert!(!page.more);
     page.entries.into_iter().map(|entry| (entry.position, entry.event.id)).collect()
 }
@@ -81,7 +81,7 @@ async fn many_writers_leave_no_gap_and_no_reader_sees_one(engine: Engine) {
     let reader = async {
         let mut seen = 0;
         while seen < 2_000 {
-            let page = journal.read(&everything(), Range::after(seen), 500, Payload::Without).await.unwrap();
+            let page = journal.read(&everything(), Range::after(seen), 500, Columns::ENVELOPE).await.unwrap();
             for entry in page.entries {
                 assert_eq!(entry.position, seen + 1, "a reader saw a gap");
                 seen = entry.position;
@@ -110,7 +110,7 @@ async fn feed_time_never_decreases_and_is_not_dragged_by_the_future(engine: Engi
         at(4, "2026-01-02T00:00:00Z"),
     ];
     gateway.append(batch).await;
-    let page = gateway.app().journal().read(&everything(), Range::after(0), 10, Payload::Without).await.unwrap();
+    let page = gateway.app().journal().read(&everything(), Range::after(0), 10, Columns::ENVELOPE).await.unwrap();
     let times: Vec<Micros> = page.entries.iter().map(|entry| entry.feed_time).collect();
     assert_eq!(times[0].to_millis_text(), "2026-01-01T10:00:00.000Z");
     assert_eq!(times[1], times[0], "an older event does not turn time back");
@@ -134,20 +134,20 @@ async fn a_filter_and_visibility_hold_in_every_read(engine: Engine) {
     gateway.append(events(1..=100)).await;
     let journal = gateway.app().journal();
     let visible = Selection::visible(&Filter { types: vec!["Checked*".to_owned()], ..Filter::default() });
-    let page = journal.read(&visible, Range::after(0), 5, Payload::With).await.unwrap();
+    let page = journal.read(&visible, Range::after(0), 5, Columns::ALL).await.unwrap();
     assert_eq!(page.entries.iter().map(|entry| entry.position).collect::<Vec<_>>(), [5, 10, 15, 20, 25]);
     assert!(page.more);
     assert_eq!(page.covered, 25);
-    let rest = journal.read(&visible, Range::after(95), 5, Payload::With).await.unwrap();
+    let rest = journal.read(&visible, Range::after(95), 5, Columns::ALL).await.unwrap();
     assert_eq!((rest.entries.len(), rest.covered, rest.more), (1, 100, false));
     let back = Range { after: 0, through: Some(50), order: Order::Descending };
-    let back = journal.read(&visible, back, 2, Payload::Without).await.unwrap();
+    let back = journal.read(&visible, back, 2, Columns::ENVELOPE).await.unwrap();
     assert_eq!(back.entries.iter().map(|entry| entry.position).collect::<Vec<_>>(), [50, 45]);
-    assert!(journal.by_ids(&visible, &[event(1).id, event(5).id], Payload::Without).await.unwrap().len() == 1);
+    assert!(journal.by_ids(&visible, &[event(1).id, event(5).id], Columns::ENVELOPE).await.unwrap().len() == 1);
     assert!(matches!(journal.locate(&visible, &event(1).id).await, Err(Error::UnknownPosition { .. })));
     assert_eq!(journal.locate(&visible, &event(5).id).await.unwrap(), 5);
     let narrowed = visible.and(&Filter { aggregate_ids: vec!["cart-5".to_owned()], ..Filter::default() });
-    assert_eq!(journal.read(&narrowed, Range::after(0), 100, Payload::Without).await.unwrap().entries.len(), 10);
+    assert_eq!(journal.read(&narrowed, Range::after(0), 100, Columns::ENVELOPE).await.unwrap().entries.len(), 10);
 }
 
 async fn a_cursor_of_another_journal_is_gone_and_one_beyond_the_head_unknown(engine: Engine) {
@@ -172,7 +172,7 @@ async fn text_passes_through_byte_for_byte(engine: Engine) {
     let metadata = "{ \"spaces\" : [ ] }";
     let nasty = postern::event::Event { data: data.to_owned(), metadata: Some(metadata.to_owned()), ..event(1) };
     gateway.append(vec![nasty]).await;
-    let page = gateway.app().journal().read(&everything(), Range::after(0), 1, Payload::With).await.unwrap();
+    let page = gateway.app().journal().read(&everything(), Range::after(0), 1, Columns::ALL).await.unwrap();
     assert_eq!(page.entries[0].event.data, data);
     assert_eq!(page.entries[0].event.metadata.as_deref(), Some(metadata));
     let detail = gateway.get_text(&format!("/events/{}", event(1).id)).await;

@@ -3,7 +3,7 @@
 use postern::catalogue::Catalogue;
 use postern::event::Entry;
 use postern::filter::{Filter, Selection};
-use postern::journal::{Payload, Range};
+use postern::journal::{Columns, Range};
 use postern::source;
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection};
 
@@ -55,7 +55,7 @@ async fn preset(engine: Engine, preset: &str, texts: &[&str], expected: &[&str])
     })
     .await;
     let selection = Selection::visible(&Filter::default());
-    let page = journal.read(&selection, Range::after(0), 100, Payload::With).await.unwrap();
+    let page = journal.read(&selection, Range::after(0), 100, Columns::ALL).await.unwrap();
     assert_eq!(page.entries.iter().map(line).collect::<Vec<_>>(), expected);
     let row = journal.source("store").await.unwrap().unwrap();
     assert_eq!((row.quarantined, row.changed), (0, 0));

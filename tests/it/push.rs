@@ -1,7 +1,7 @@
 //! Events that are handed in over HTTP.
 
 use postern::filter::{Filter, Selection};
-use postern::journal::{Payload, Range};
+use postern::journal::{Columns, Range};
 use serde_json::{Value, json};
 
 use crate::support::{Engine, Gateway, json};
@@ -66,7 +66,7 @@ async fn every_form_is_journaled_before_it_is_answered() {
         assert_eq!((status, &answer["items"][0]["position"]), (202, &5.into()), "{answer}");
 
         let selection = Selection::visible(&Filter::default());
-        let page = gateway.app().journal().read(&selection, Range::after(0), 10, Payload::With).await.unwrap();
+        let page = gateway.app().journal().read(&selection, Range::after(0), 10, Columns::ALL).await.unwrap();
         let [one, two, three, _, four] = page.entries.as_slice() else { panic!("{:?}", page.entries) };
         assert_eq!((one.event.data.as_str(), one.event.key().as_str()), ("{\"n\": 1.10}", "billing/k"));
         assert_eq!((two.event.data.as_str(), two.event.aggregate_id.as_str()), ("null", "i-7"));

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::{Feeds, atom};
 use crate::event::{CloudEvent, Entry, EventJson, event_id_of_atom_id};
-use crate::journal::Payload;
+use crate::journal::Columns;
+use crate::json;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{html, negotiate};
@@ -57,7 +58,7 @@ pub(super) async fn event(
 /// The event with this id or Atom id; one that the client may not see is unknown to it.
 pub(super) async fn visible_event(feeds: &Feeds, client: &Client, id: &str) -> Result<Entry, Problem> {
     let public = event_id_of_atom_id(id).unwrap_or_else(|| id.to_owned());
-    let found = feeds.inner.journal.by_ids(&client.visible, &[public], Payload::With).await?;
+    let found = feeds.inner.journal.by_ids(&client.visible, &[public], Columns::ALL).await?;
     found.into_iter().next().ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event `{id}`")))
 }
 
@@ -90,7 +91,7 @@ fn page(feeds: &Feeds, entry: &Entry) -> Response {
 }
 
 /// Indented for reading; as it came if it can't be (numbers keep their value, not their digits, only here).
-fn pretty(json: &str) -> String {
-    let value = serde_json::from_str::<serde_json::Value>(json);
-    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| json.to_owned())
+fn pretty(text: &str) -> String {
+    let value = json::parse(text);
+    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| text.to_owned())
 }

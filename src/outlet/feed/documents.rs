@@ -12,7 +12,7 @@ use super::reply::{About, Reply};
 use super::view::ViewState;
 use super::{FeedConfig, Feeds};
 use crate::event::{Cursor, Entry, Micros};
-use crate::journal::{Border, Head, LOOKED_AT_MAX, Order, Payload, Range};
+use crate::journal::{Border, Columns, Head, LOOKED_AT_MAX, Order, Range};
 use crate::runtime::{hex, sha256};
 use crate::web::auth::Client;
 use crate::web::problem::{Kind, Problem};
@@ -140,7 +140,7 @@ pub(super) async fn page(
         return Err(Problem::new(Kind::NotFound, format!("feed `{}` has pages 1 to {open} at the moment", feed.name)));
     };
     let range = Range { after: border.after, through: Some(border.last), order: Order::Ascending };
-    let read = feeds.inner.journal.read(&state.selection, range, feed.page_size, Payload::Without).await?;
+    let read = feeds.inner.journal.read(&state.selection, range, feed.page_size, Columns::ENVELOPE).await?;
     if read.entries.len() < feed.page_size {
         let next = after_url(feeds, feed, read.head.oldest - 1, &Query { format, ..Query::default() });
         let detail = format!("entries of this page were purged; what is left begins at {next}");
@@ -174,7 +174,7 @@ async fn open_page(
     let query = Query { format, ..Query::default() };
     let (n, after) = last.map_or((1, 0), |border| (border.n + 1, border.last));
     let range = Range { after, through: Some(head.position), order: Order::Ascending };
-    let read = feeds.inner.journal.read(&state.selection, range, state.feed.page_size, Payload::Without).await?;
+    let read = feeds.inner.journal.read(&state.selection, range, state.feed.page_size, Columns::ENVELOPE).await?;
     let current = feed_url(feeds, &state.feed, format);
     let mut links = vec![("self", page_url(feeds, state, n, format)), ("current", current)];
     if n > 1 {

@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use super::format::Format;
 use crate::event::Micros;
 use crate::filter::Filter;
-use crate::journal::Payload;
+use crate::journal::Columns;
 use crate::web::problem::{Kind, Problem};
 
 const LIMIT_MAX: usize = 1000;
@@ -120,11 +120,11 @@ impl Query {
 
     /// Data may be large, so a document with it ends where it must; a numbered page has all its entries.
     pub(super) fn has_pages(&self) -> bool {
-        self.payload() == Payload::Without
+        self.payload() == Columns::ENVELOPE
     }
 
-    pub(super) fn payload(&self) -> Payload {
-        if self.embed || self.format == Format::CloudEvents { Payload::With } else { Payload::Without }
+    pub(super) fn payload(&self) -> Columns {
+        if self.embed || self.format == Format::CloudEvents { Columns::ALL } else { Columns::ENVELOPE }
     }
 
     /// The feed's own document, neither filtered nor with data.

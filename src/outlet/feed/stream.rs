@@ -17,7 +17,7 @@ use super::continuation::{problem, start};
 use super::format::Format;
 use super::query::{From, Query};
 use crate::event::{Cursor, Entry, EventJson};
-use crate::journal::{Error, Follower, Payload};
+use crate::journal::{Columns, Error, Follower};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 
@@ -51,7 +51,7 @@ pub(super) async fn events(
     };
     let selection = feeds.view(feed, &client.visible).selection.and(&query.filter);
     let stopping = feeds.inner.stopping.clone();
-    let follower = Follower::new(journal.clone(), selection, Payload::With, after, PAGE, stopping);
+    let follower = Follower::new(journal.clone(), selection, Columns::ALL, after, PAGE, stopping);
     let stream = Stream { journal_id: journal.id().to_owned(), follower, found: VecDeque::new() };
     let headers = [(header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
     Ok((headers, Sse::new(stream.events())).into_response())

@@ -10,7 +10,7 @@ use super::format::Format;
 use super::reply::Reply;
 use crate::event::Micros;
 use crate::filter::Selection;
-use crate::journal::{Border, Error, Head, Journal, Order, Past, Payload, Range, View};
+use crate::journal::{Border, Columns, Error, Head, Journal, Order, Past, Range, View};
 use crate::runtime::{hex, sha256};
 
 /// Visibilities of different clients make views of their own; of more than this one is forgotten, and looked up again
@@ -115,7 +115,7 @@ impl ViewState {
             return Ok(known.time);
         }
         let range = Range { after: known.through, through: Some(head.position), order: Order::Descending };
-        let found = journal.read(&self.selection, range, 1, Payload::Without).await?;
+        let found = journal.read(&self.selection, range, 1, Columns::ENVELOPE).await?;
         let time = found.entries.first().map(|entry| entry.feed_time).or(known.time);
         *self.newest.lock().expect("no holder of this lock panics") = Newest { through: head.position, time, ..known };
         Ok(time)

@@ -4,22 +4,23 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_graphql::{ContextBase, ContextSelectionSet, Lookahead, ServerResult};
+use async_graphql::{ContextBase, ContextSelectionSet, Lookahead, ServerError, ServerResult};
 
 use super::batch::Batch;
 use super::directory::Directory;
+use super::documents::Documents;
 use super::event::EventNode;
 use super::failure::{Failure, TOO_COMPLEX};
 use super::plan::Plan;
 use super::types::Types;
 use crate::event::{Cursor, event_id_of_atom_id, is_uuid};
 use crate::filter::Selection;
-use crate::journal::{Journal, Payload};
+use crate::journal::{Columns, Journal};
 
-/// Most bytes of payload in one answer: aliases can repeat them without cost.
+/// Most bytes of events in one answer: aliases can repeat them without cost.
 const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Values that do not fit their schema, of which one answer tells; those beyond are null without an error.
-const MISMATCHES_MAX: usize = 100;
+/// Errors of fields that are null, of which one answer tells; those beyond are null without an error.
+const ERRORS_MAX: usize = 100;
 
 /// By the address of a selection set, which stands as long as the request, and the type of event.
 type Plans = HashMap<(usize, Option<usize>), Arc<Plan>>;
@@ -28,15 +29,16 @@ pub(super) struct Caller {
     pub(super) journal: Journal,
     pub(super) types: Arc<Types>,
     pub(super) directory: Arc<Directory>,
+    pub(super) documents: Arc<Documents>,
     pub(super) selection: Selection,
     /// Where a subscription goes on, whatever its `from` says.
     pub(super) resumed_from: Option<String>,
     /// Of a subscription: the position up to which its batches tell.
     reached: AtomicI64,
     payload_bytes: AtomicUsize,
-    mismatches: AtomicUsize,
+    errors: AtomicUsize,
     plans: Mutex<Plans>,
-    events: Batch<(String, Payload), Option<EventNode>>,
+    events: Batch<(String, Columns), Option<EventNode>>,
     versions: Batch<(String, String), Option<Option<i64>>>,
 }
 
@@ -45,19 +47,21 @@ impl Caller {
         journal: Journal,
         types: Arc<Types>,
         directory: Arc<Directory>,
+        documents: Arc<Documents>,
         selection: Selection,
         resumed_from: Option<String>,
     ) -> Self {
-        let (reached, payload_bytes, mismatches, plans, events, versions) = Default::default();
+        let (reached, payload_bytes, errors, plans, events, versions) = Default::default();
         Self {
             journal,
             types,
             directory,
+            documents,
             selection,
             resumed_from,
             reached,
             payload_bytes,
-            mismatches,
+            errors,
             plans,
             events,
             versions,
@@ -68,7 +72,7 @@ impl Caller {
     pub(super) fn new_batch(&self, position: i64) {
         self.reached.store(position, Ordering::Relaxed);
         self.payload_bytes.store(0, Ordering::Relaxed);
-        self.mismatches.store(0, Ordering::Relaxed);
+        self.errors.store(0, Ordering::Relaxed);
     }
 
     /// The cursor of the last batch, if there was one.
@@ -101,25 +105,32 @@ impl Caller {
     pub(super) fn spend(&self, bytes: usize) -> Result<(), Failure> {
         let before = self.payload_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > PAYLOAD_BYTES_MAX {
-            let detail = format!("the answer holds more than {PAYLOAD_BYTES_MAX} bytes of data; ask for smaller pages");
+            let detail = format!("the answer holds more than {PAYLOAD_BYTES_MAX} bytes of events; ask for less");
             return Err(Failure::new(TOO_COMPLEX, detail));
         }
         Ok(())
     }
 
-    /// Whether one more value that does not fit may be told.
-    pub(super) fn may_tell_mismatch(&self) -> bool {
-        self.mismatches.fetch_add(1, Ordering::Relaxed) < MISMATCHES_MAX
+    /// How many more bytes the answer may have.
+    pub(super) fn bytes_left(&self) -> usize {
+        PAYLOAD_BYTES_MAX.saturating_sub(self.payload_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Adds an error to the answer, unless it has very many.
+    pub(super) fn tell<T>(&self, ctx: &ContextBase<'_, T>, error: ServerError) {
+        if self.errors.fetch_add(1, Ordering::Relaxed) < ERRORS_MAX {
+            ctx.add_error(error);
+        }
     }
 
     /// The event with this id; those that are asked for at once are read together.
-    pub(super) async fn event(&self, id: String, payload: Payload) -> Result<Option<EventNode>, Failure> {
-        let read = async |asked: Vec<(String, Payload)>| {
-            let payload = asked.iter().map(|(_, payload)| *payload).max().unwrap_or(Payload::Without);
+    pub(super) async fn event(&self, id: String, columns: Columns) -> Result<Option<EventNode>, Failure> {
+        let read = async |asked: Vec<(String, Columns)>| {
+            let columns = asked.iter().fold(Columns::NONE, |columns, (_, needed)| columns.with(*needed));
             let ids: Vec<String> = asked.into_iter().map(|(id, _)| id).collect();
-            self.events(&ids, payload).await
+            self.events(&ids, columns).await
         };
-        self.events.load((id, payload), read).await
+        self.events.load((id, columns), read).await
     }
 
     /// The version of the newest event of an aggregate; nothing for an unknown or hidden one.
@@ -130,10 +141,10 @@ impl Caller {
     }
 
     /// The events with these ids or Atom ids, in their order; nothing for an unknown or hidden one.
-    pub(super) async fn events(&self, ids: &[String], payload: Payload) -> Result<Vec<Option<EventNode>>, Failure> {
+    pub(super) async fn events(&self, ids: &[String], columns: Columns) -> Result<Vec<Option<EventNode>>, Failure> {
         // Feeds show them as Atom ids.
         let ids: Vec<String> = ids.iter().map(|id| event_id_of_atom_id(id).unwrap_or_else(|| id.clone())).collect();
-        let found = self.journal.by_ids(&self.selection, &ids, payload).await?;
+        let found = self.journal.by_ids(&self.selection, &ids, columns.with(Columns::ID)).await?;
         let by_id: HashMap<String, EventNode> =
             found.into_iter().map(|entry| (entry.event.id.clone(), EventNode(Arc::new(entry)))).collect();
         let node = |id: &String| match by_id.get(id) {
@@ -144,12 +155,21 @@ impl Caller {
     }
 }
 
-/// Whether the events below these selections show payloads. Those that don't are read without.
-pub(super) fn payload(events: &[Lookahead<'_>]) -> Payload {
-    let wanted = |name: &str| events.iter().any(|event| event.field(name).exists());
-    match (wanted("metadata"), wanted("data") || wanted("dataJson")) {
-        (true, _) => Payload::With,
-        (false, true) => Payload::Data,
-        (false, false) => Payload::Without,
-    }
+/// The columns that the selections of these events need.
+pub(super) fn columns(events: &[Lookahead<'_>]) -> Columns {
+    let needs = [
+        ("id", Columns::ID),
+        ("source", Columns::SOURCE),
+        ("aggregate", Columns::AGGREGATE),
+        ("aggregateVersion", Columns::VERSION),
+        ("occurredAt", Columns::OCCURRED),
+        ("recordedAt", Columns::RECORDED),
+        ("late", Columns::LATE),
+        ("erasedAt", Columns::ERASED),
+        ("data", Columns::DATA),
+        ("dataJson", Columns::DATA),
+        ("metadata", Columns::METADATA),
+    ];
+    let needed = needs.into_iter().filter(|(name, _)| events.iter().any(|event| event.field(name).exists()));
+    needed.fold(Columns::NONE, |columns, (_, needed)| columns.with(needed))
 }

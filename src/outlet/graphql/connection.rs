@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, OneofObject, SimpleObject};
 
-use super::caller::{Caller, payload};
-use super::event::EventNode;
+use super::caller::{Caller, columns};
+use super::event::{EventList, EventNode};
 use super::failure::Failure;
 use super::scalars::DateTime;
 use super::sieve::{DataMatch, Sieve};
 use crate::filter::Filter;
-use crate::journal::{Order, Payload, Range};
+use crate::journal::{Columns, Order, Range};
 
 pub(super) const PAGE_DEFAULT: i32 = 50;
 pub(super) const PAGE_MAX: usize = 200;
@@ -62,9 +62,9 @@ impl Paging {
             order: if upwards { Order::Ascending } else { Order::Descending },
         };
         let look = ctx.look_ahead();
-        let payload = payload(&[look.field("nodes"), look.field("edges").field("node")]);
+        let columns = columns(&[look.field("nodes"), look.field("edges").field("node")]);
         let limit = size + usize::from(edge.is_some());
-        let page = sieve.read(&caller.journal, &selection, range, limit, payload).await?;
+        let page = sieve.read(&caller.journal, &selection, range, limit, columns).await?;
 
         let (mut entries, covered) = (page.entries, page.covered);
         let behind = edge.is_some() && entries.first().map(|entry| entry.position) == edge;
@@ -91,7 +91,7 @@ impl Paging {
             start_cursor: nodes.first().map(cursor).or_else(|| if backward { on() } else { None }),
             end_cursor: nodes.last().map(cursor).or_else(|| if backward { None } else { on() }),
         };
-        Ok(EventConnection { nodes, page_info })
+        Ok(EventConnection { nodes: EventList(nodes), page_info })
     }
 }
 
@@ -112,7 +112,7 @@ impl Caller {
             StartPosition::Cursor(cursor) => Ok(self.journal.locate(&self.selection, &cursor).await?),
             StartPosition::Time(time) => Ok(self.journal.before_time(time.0).await?),
             StartPosition::EventId(id) => {
-                let found = self.events(std::slice::from_ref(&id.0), Payload::Without).await?;
+                let found = self.events(std::slice::from_ref(&id.0), Columns::NONE).await?;
                 let event = found.into_iter().flatten().next();
                 let unknown = || Failure::input(format!("`from.eventId`: there is no event `{}`", id.0));
                 event.map(|event| event.0.position).ok_or_else(unknown)
@@ -122,7 +122,7 @@ impl Caller {
 }
 
 pub(super) struct EventConnection {
-    nodes: Vec<EventNode>,
+    nodes: EventList,
     page_info: PageInfo,
 }
 
@@ -132,11 +132,11 @@ impl EventConnection {
     async fn edges(&self, ctx: &Context<'_>) -> Vec<EventEdge> {
         let caller = Caller::of(ctx);
         let edge = |node: &EventNode| EventEdge { cursor: caller.cursor(node.0.position), node: node.clone() };
-        self.nodes.iter().map(edge).collect()
+        self.nodes.0.iter().map(edge).collect()
     }
 
     /// The events without their edges.
-    async fn nodes(&self) -> &[EventNode] {
+    async fn nodes(&self) -> &EventList {
         &self.nodes
     }
 

@@ -1,128 +1,167 @@
-//! The data of an event as its type's schema describes it: what is selected is read out of the JSON text, the rest is
+//! The data of an event as its type's schema describes it: what is selected is copied out of the JSON text, the rest is
 //! skipped.
 
-use async_graphql::indexmap::IndexMap;
 use async_graphql::parser::types::Field;
-use async_graphql::{Name, PathSegment, Positioned, Value};
-use serde_json::value::RawValue;
+use async_graphql::{PathSegment, Positioned};
 
-use super::plan::{Collected, Collector};
-use super::scalars::{DateTime, raw};
+use super::normal::collect;
+use super::plan::push_key;
+use super::scalars::{DateTime, push_text};
 use super::types::Types;
 use crate::catalogue::shape::Shape;
 use crate::event::Micros;
-use crate::projection::{items, members};
+use crate::json::{items, members};
+
+/// Values that do not fit, of which one event tells.
+const MISMATCHES_MAX: usize = 100;
 
 /// What a value is wanted as.
 pub(super) enum Want {
     /// Neither object nor list.
     Leaf(Shape),
     List(Box<Want>),
-    Object(Vec<WantedField>),
+    Object(WantedObject),
 }
 
-pub(super) struct WantedField {
-    key: Name,
+pub(super) struct WantedObject {
+    /// The attributes that are wanted, each once.
+    attributes: Vec<String>,
+    fields: Vec<WantedField>,
+}
+
+struct WantedField {
+    key: String,
     from: From,
 }
 
 enum From {
     /// `__typename`.
     Typename(String),
-    Attribute(String, Want),
+    /// The attribute with this index.
+    Attribute(usize, Want),
 }
 
-/// What reading came upon, besides values.
-#[derive(Default)]
+/// What reading came upon, besides text.
 pub(super) struct Found {
     /// Values that did not fit: where, and what was expected.
     pub(super) mismatches: Vec<(Vec<PathSegment>, &'static str)>,
-    /// Bytes that go into the answer.
-    pub(super) bytes: usize,
+    /// Longest text; beyond it, reading ends early.
+    pub(super) bytes_max: usize,
     path: Vec<PathSegment>,
+}
+
+impl Found {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { mismatches: Vec::new(), bytes_max, path: Vec::new() }
+    }
 }
 
 impl Want {
     /// Compiles the selections of all fields that have the same response key.
-    pub(super) fn new(types: &Types, shape: &Shape, fields: &[&Positioned<Field>], collector: &Collector<'_>) -> Self {
+    pub(super) fn new(types: &Types, shape: &Shape, fields: &[&Positioned<Field>]) -> Self {
         match shape {
-            Shape::List(item) => Self::List(Box::new(Self::new(types, item, fields, collector))),
+            Shape::List(item) => Self::List(Box::new(Self::new(types, item, fields))),
             Shape::Object(index) => {
                 let object = &types.objects[*index];
                 let sets = fields.iter().map(|field| &field.node.selection_set.node);
-                let collected: Collected<'_> = collector.collect(sets, &[&object.name]);
-                let wanted = collected.into_iter().filter_map(|(key, fields)| {
+                let mut wanted = WantedObject { attributes: Vec::new(), fields: Vec::new() };
+                for (key, fields) in collect(sets, &[&object.name]) {
                     let name = fields[0].node.name.node.as_str();
                     let from = match object.fields.get(name) {
                         Some(field) => {
-                            let want = Self::new(types, &field.shape, &fields, collector);
-                            From::Attribute(field.attribute.clone(), want)
+                            let want = Self::new(types, &field.shape, &fields);
+                            From::Attribute(wanted.attribute(&field.attribute), want)
                         }
-                        None if name == "__typename" => From::Typename(object.name.clone()),
-                        // The document was validated.
-                        None => return None,
+                        None => From::Typename(object.name.clone()),
                     };
-                    Some(WantedField { key, from })
-                });
-                Self::Object(wanted.collect())
+                    wanted.fields.push(WantedField { key: key.to_string(), from });
+                }
+                Self::Object(wanted)
             }
             leaf => Self::Leaf(leaf.clone()),
         }
     }
 
-    /// Reads a JSON text. What does not fit is null, and told in `found`.
-    pub(super) fn read(&self, json: &str, found: &mut Found) -> Value {
-        let json = json.trim_start();
-        if json.starts_with("null") {
-            return Value::Null;
+    /// Appends what is wanted of a JSON text. What does not fit is null, and told in `found`.
+    pub(super) fn write(&self, json: &str, out: &mut String, found: &mut Found) {
+        let json = json.trim_ascii();
+        if json == "null" {
+            return out.push_str("null");
         }
-        let value = match self {
-            Self::Leaf(shape) => leaf(shape, json).ok_or_else(|| expected(shape)),
-            Self::List(item) => list(item, json, found).ok_or("a list"),
-            Self::Object(fields) => object(fields, json, found).ok_or("an object"),
+        let start = out.len();
+        let (fits, expected) = match self {
+            Self::Leaf(shape) => (leaf(shape, json, out).is_some(), expected(shape)),
+            Self::List(item) => (list(item, json, out, found), "a list"),
+            Self::Object(object) => (object.write(json, out, found), "an object"),
         };
-        if matches!(self, Self::Leaf(_)) {
-            found.bytes += json.len();
+        if !fits {
+            out.truncate(start);
+            out.push_str("null");
+            if found.mismatches.len() < MISMATCHES_MAX {
+                found.mismatches.push((found.path.clone(), expected));
+            }
         }
-        value.unwrap_or_else(|expected| {
-            found.mismatches.push((found.path.clone(), expected));
-            Value::Null
-        })
     }
 }
 
-fn list(item: &Want, json: &str, found: &mut Found) -> Option<Value> {
-    let mut values = Vec::new();
-    let read = items(json, |json: &RawValue| {
-        found.path.push(PathSegment::Index(values.len()));
-        values.push(item.read(json.get(), found));
+/// Whether it was one.
+fn list(item: &Want, json: &str, out: &mut String, found: &mut Found) -> bool {
+    let mut count = 0;
+    out.push('[');
+    let read = items(json, |json| {
+        if out.len() > found.bytes_max {
+            return;
+        }
+        out.push_str(if count > 0 { "," } else { "" });
+        found.path.push(PathSegment::Index(count));
+        item.write(json, out, found);
         found.path.pop();
+        count += 1;
     });
-    read.ok().map(|()| Value::List(values))
+    out.push(']');
+    read.is_ok()
 }
 
-/// An attribute that is there twice counts as its last: so do most readers of JSON.
-fn object(fields: &[WantedField], json: &str, found: &mut Found) -> Option<Value> {
-    let mut values: IndexMap<Name, Value> = fields.iter().map(|field| (field.key.clone(), field.unread())).collect();
-    let read = members(json, |name, _, json| {
-        for (index, field) in fields.iter().enumerate() {
-            let From::Attribute(attribute, want) = &field.from else { continue };
-            if attribute == name {
-                found.path.push(PathSegment::Field(field.key.to_string()));
-                values[index] = want.read(json.get(), found);
-                found.path.pop();
+impl WantedObject {
+    fn attribute(&mut self, name: &str) -> usize {
+        let known = self.attributes.iter().position(|known| known == name);
+        known.unwrap_or_else(|| {
+            self.attributes.push(name.to_owned());
+            self.attributes.len() - 1
+        })
+    }
+
+    /// Whether it was one. An attribute that is there twice counts as its last: so do most readers of JSON.
+    fn write(&self, json: &str, out: &mut String, found: &mut Found) -> bool {
+        let mut values: Vec<Option<&str>> = vec![None; self.attributes.len()];
+        let read = members(json, |name, _, value| {
+            if let Some(index) = self.attributes.iter().position(|attribute| attribute == name) {
+                values[index] = Some(value);
+            }
+        });
+        if read.is_err() {
+            return false;
+        }
+        out.push('{');
+        for (n, field) in self.fields.iter().enumerate() {
+            if out.len() > found.bytes_max {
+                break;
+            }
+            push_key(out, n, &field.key);
+            match &field.from {
+                From::Typename(name) => push_text(out, name),
+                From::Attribute(index, want) => match values[*index] {
+                    Some(value) => {
+                        found.path.push(PathSegment::Field(field.key.clone()));
+                        want.write(value, out, found);
+                        found.path.pop();
+                    }
+                    None => out.push_str("null"),
+                },
             }
         }
-    });
-    read.ok().map(|()| Value::Object(values))
-}
-
-impl WantedField {
-    fn unread(&self) -> Value {
-        match &self.from {
-            From::Typename(name) => Value::String(name.clone()),
-            From::Attribute(..) => Value::Null,
-        }
+        out.push('}');
+        true
     }
 }
 
@@ -137,42 +176,47 @@ fn expected(shape: &Shape) -> &'static str {
     }
 }
 
-/// The value, if it fits.
-fn leaf(shape: &Shape, json: &str) -> Option<Value> {
-    Some(match shape {
-        Shape::Json => raw(json.to_owned()),
-        Shape::Boolean => Value::Boolean(serde_json::from_str(json).ok()?),
-        Shape::Int => Value::Number(whole(json)?.parse::<i32>().ok()?.into()),
-        Shape::Long => Value::String(whole(json)?),
-        Shape::Float => Value::Number(serde_json::Number::from_f64(number(json)?.parse().ok()?)?),
+/// Appends the value, if it fits. Texts and numbers keep their digits and escapes.
+fn leaf(shape: &Shape, json: &str, out: &mut String) -> Option<()> {
+    match shape {
+        Shape::Json => out.push_str(json),
+        Shape::Boolean => out.push_str(Some(json).filter(|json| matches!(*json, "true" | "false"))?),
+        Shape::Int => out.push_str(&whole(json)?.parse::<i32>().ok()?.to_string()),
+        Shape::Long => push_text(out, &whole(json)?),
+        Shape::Float => out.push_str(Some(json).filter(|json| number(json).is_some())?),
         Shape::Time => {
-            let text = text(json)?;
-            let time = Micros::parse_rfc3339(&text)?;
+            let body = text(json)?;
+            let time = Micros::parse_rfc3339(body)?;
             // In UTC it stays as it came, with all its digits.
-            Value::String(if text.ends_with('Z') { text } else { DateTime(time).text() })
+            if body.ends_with('Z') { out.push_str(json) } else { push_text(out, &DateTime(time).text()) }
         }
-        _ => Value::String(text(json)?),
-    })
+        _ => {
+            text(json)?;
+            out.push_str(json);
+        }
+    }
+    Some(())
 }
 
-fn text(json: &str) -> Option<String> {
-    let body = json.trim_end().strip_prefix('"')?.strip_suffix('"')?;
-    if body.contains('\\') { serde_json::from_str(json).ok() } else { Some(body.to_owned()) }
+/// Between the quotes, as written.
+fn text(json: &str) -> Option<&str> {
+    json.strip_prefix('"')?.strip_suffix('"')
 }
 
-fn number(json: &str) -> Option<&str> {
-    json.starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| json.trim_end())
+fn number(json: &str) -> Option<f64> {
+    let is_number = json.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    json.parse().ok().filter(|number: &f64| is_number && number.is_finite())
 }
 
 /// The digits of a whole number, whatever its length; also of one that is written as `1.0` or `1e3`.
 fn whole(json: &str) -> Option<String> {
     /// Beyond, not every whole number is one of floating point.
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    let json = number(json)?;
-    if !json.contains(['.', 'e', 'E']) {
+    let digits = json.strip_prefix('-').unwrap_or(json);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(json.to_owned());
     }
-    let number: f64 = json.parse().ok()?;
+    let number = number(json)?;
     (number.fract() == 0.0 && number.abs() <= EXACT).then(|| format!("{number:.0}"))
 }
 
@@ -180,18 +224,26 @@ fn whole(json: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn leaf(shape: &Shape, json: &str) -> Option<String> {
+        let mut out = String::new();
+        super::leaf(shape, json, &mut out).map(|()| out)
+    }
+
     #[test]
     fn values_that_fit_keep_their_digits() {
-        let long = |json| leaf(&Shape::Long, json);
-        assert_eq!(long("12345678901234567890123"), Some(Value::String("12345678901234567890123".into())));
-        assert_eq!(long("1.0"), Some(Value::String("1".into())));
-        assert_eq!(long("-2e3"), Some(Value::String("-2000".into())));
-        assert_eq!(leaf(&Shape::Int, "2147483647"), Some(Value::from(2_147_483_647)));
-        assert_eq!(leaf(&Shape::Text, r#""a\u00e9\n""#), Some(Value::String("aé\n".into())));
-        assert_eq!(leaf(&Shape::Float, "0.1"), Some(Value::from(0.1)));
-        let time = |json| leaf(&Shape::Time, json);
-        assert_eq!(time("\"2026-01-31T12:00:00.123456789Z\""), Some(Value::from("2026-01-31T12:00:00.123456789Z")));
-        assert_eq!(time("\"2026-01-31T13:00:00+01:00\""), Some(Value::from("2026-01-31T12:00:00.000Z")));
+        for (shape, json, expected) in [
+            (Shape::Long, "12345678901234567890123", "\"12345678901234567890123\""),
+            (Shape::Long, "1.0", "\"1\""),
+            (Shape::Long, "-2e3", "\"-2000\""),
+            (Shape::Int, "2147483647", "2147483647"),
+            (Shape::Text, r#""a\u00e9\n""#, r#""a\u00e9\n""#),
+            (Shape::Float, "0.10", "0.10"),
+            (Shape::Time, "\"2026-01-31T12:00:00.123456789Z\"", "\"2026-01-31T12:00:00.123456789Z\""),
+            (Shape::Time, "\"2026-01-31T13:00:00+01:00\"", "\"2026-01-31T12:00:00.000Z\""),
+            (Shape::Json, "1e999", "1e999"),
+        ] {
+            assert_eq!(leaf(&shape, json).as_deref(), Some(expected), "{shape:?} {json}");
+        }
     }
 
     #[test]
@@ -201,11 +253,11 @@ mod tests {
             (Shape::Int, "1.5"),
             (Shape::Int, "\"1\""),
             (Shape::Long, "1e300"),
+            (Shape::Long, "-"),
             (Shape::Float, "1e999"),
             (Shape::Float, "true"),
             (Shape::Boolean, "1"),
             (Shape::Text, "{}"),
-            (Shape::Text, r#""\ud800""#),
             (Shape::Time, "\"yesterday\""),
         ] {
             assert_eq!(leaf(&shape, json), None, "{shape:?} {json}");

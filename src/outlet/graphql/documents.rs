@@ -3,27 +3,25 @@
 //! Two libraries read each document: `apollo-compiler` says whether it is valid, as its verdicts are those of the
 //! specification, and the engine's parser makes what is run.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use apollo_compiler::ExecutableDocument as Checked;
 use apollo_compiler::ast::Value as Literal;
-use apollo_compiler::executable::{Field, Operation};
+use apollo_compiler::executable::{Field as CheckedField, Operation};
 use apollo_compiler::request::coerce_variable_values;
 use apollo_compiler::response::{GraphQLError, JsonMap};
 use apollo_compiler::schema::{ExtendedType, Schema};
 use apollo_compiler::validation::Valid;
 use async_graphql::parser::parse_query;
-use async_graphql::parser::types::{
-    DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection,
-};
+use async_graphql::parser::types::{ExecutableDocument, Field, OperationDefinition, SelectionSet};
 use async_graphql::{Pos, Positioned, ServerError, Variables};
-use serde_json::Map;
 
 use super::failure::{BAD_INPUT, Code, Failure, INTERNAL, PARSE, VALIDATION, coded};
 use super::measure;
-use super::plan::Collector;
+use super::normal::Normal;
 use super::trusted::Trusted;
+use crate::json::Plain;
 
 /// Bytes of text of all kept documents; what was parsed of them takes some fifty times as much.
 const KEPT_BYTES_MAX: usize = 512 * 1024;
@@ -125,7 +123,7 @@ impl Documents {
     }
 
     fn read(&self, text: &str) -> Result<Document, Refusal> {
-        let mut parsed = parse(text)?;
+        let parsed = parse(text)?;
         measure::check(&parsed, self.introspection)?;
         let checked = Checked::parse_and_validate(&self.schema, text, "document.graphql").map_err(|invalid| {
             let errors = invalid.errors.iter().take(ERRORS_MAX).map(|error| told(error.to_json(), VALIDATION));
@@ -136,16 +134,6 @@ impl Documents {
         if !wrong.is_empty() {
             return Err(Refusal { code: VALIDATION, errors: wrong });
         }
-        // The engine looks for the field of a subscription without unfolding fragments.
-        for operation in operations_mut(&mut parsed.operations) {
-            if operation.ty == OperationType::Subscription {
-                let collector = Collector { fragments: &parsed.fragments };
-                let root = &operation.selection_set.node;
-                let fields = collector.collect(std::iter::once(root), &["Subscription"]).into_values().flatten();
-                let items = fields.map(|field| Positioned::new(Selection::Field(field.clone()), field.pos)).collect();
-                operation.selection_set.node.items = items;
-            }
-        }
         Ok(Document { parsed, checked })
     }
 
@@ -154,7 +142,7 @@ impl Documents {
         &self,
         document: &Document,
         operation: Option<&str>,
-        given: Map<String, serde_json::Value>,
+        given: BTreeMap<String, Plain>,
     ) -> Result<Variables, Refusal> {
         let Ok(operation) = document.checked.operations.get(operation) else {
             return Err(Failure::new(INTERNAL, "the document's operations are not those that were parsed").into());
@@ -162,7 +150,7 @@ impl Documents {
         if operation.variables.is_empty() {
             return Ok(Variables::default());
         }
-        let given: JsonMap = given.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let given: JsonMap = given.into_iter().map(|(name, value)| (name.into(), value.0.into())).collect();
         let coerced = coerce_variable_values(&self.schema, operation, &given).map_err(|error| {
             let error = told(error.to_graphql_error(&document.checked.sources), BAD_INPUT);
             Refusal { code: BAD_INPUT, errors: vec![error] }
@@ -177,6 +165,26 @@ impl Documents {
         }
         let coerced = serde_json::to_value(&*coerced).unwrap_or_default();
         Ok(Variables::from_json(coerced))
+    }
+
+    /// The document of an operation alone, in its normal form.
+    pub(super) fn normal(
+        &self,
+        document: &Document,
+        operation: &OperationDefinition,
+        variables: &Variables,
+    ) -> ExecutableDocument {
+        Normal { schema: &self.schema, fragments: &document.parsed.fragments, variables }.document(operation)
+    }
+
+    /// One field of an object of this type that selects what all of them do. They are in their normal form.
+    pub(super) fn merged(&self, r#type: &str, fields: &[&Positioned<Field>]) -> Positioned<Field> {
+        let (fragments, variables) = Default::default();
+        let normal = Normal { schema: &self.schema, fragments: &fragments, variables: &variables };
+        let sets: Vec<&SelectionSet> = fields.iter().map(|field| &field.node.selection_set.node).collect();
+        let mut field = fields[0].clone();
+        field.node.selection_set.node = normal.merged(r#type, &sets);
+        field
     }
 
     fn is_one_of(&self, r#type: &str) -> bool {
@@ -199,13 +207,6 @@ impl Documents {
     }
 }
 
-fn operations_mut(operations: &mut DocumentOperations) -> Vec<&mut OperationDefinition> {
-    match operations {
-        DocumentOperations::Single(only) => vec![&mut only.node],
-        DocumentOperations::Multiple(many) => many.values_mut().map(|operation| &mut operation.node).collect(),
-    }
-}
-
 fn is_exactly_one(value: &Literal, operation: &Operation) -> bool {
     let Literal::Object(fields) = value else { return true };
     let [(_, value)] = fields.as_slice() else { return false };
@@ -222,7 +223,7 @@ fn exactly_one(what: &str) -> String {
     format!("{what} must have exactly one field, which is not null")
 }
 
-fn wrong_argument(document: &Checked, field: &Field, argument: &str) -> ServerError {
+fn wrong_argument(document: &Checked, field: &CheckedField, argument: &str) -> ServerError {
     let detail = exactly_one(&format!("the argument `{argument}` of `{}`", field.name));
     let place = field.name.location().and_then(|span| span.line_column(&document.sources));
     let failure = Failure::new(VALIDATION, detail);

@@ -1,6 +1,6 @@
 //! The engine: owns the schema, the limits and the running of operations. Only this folder knows which library it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use async_graphql::{EmptyMutation, SDLExportOptions, ServerError, ValidationMode
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -28,6 +27,7 @@ use super::types::Types;
 use crate::catalogue::Catalogue;
 use crate::filter::Selection;
 use crate::journal::Journal;
+use crate::json::Plain;
 use crate::web::auth::Client;
 
 /// Longest time for one operation.
@@ -40,9 +40,14 @@ pub(super) struct Ask {
     pub(super) query: Option<String>,
     document_id: Option<String>,
     pub(super) operation_name: Option<String>,
-    pub(super) variables: Option<Map<String, serde_json::Value>>,
+    /// An object.
+    pub(super) variables: Option<Members>,
     pub(super) extensions: Option<Extensions>,
 }
+
+/// A JSON object, read as [`Plain`] values are.
+#[derive(Default, Deserialize)]
+pub(super) struct Members(BTreeMap<String, Plain>);
 
 /// Those that are known; others are ignored.
 #[derive(Default, Deserialize)]
@@ -267,8 +272,8 @@ impl Engine {
     }
 
     fn caller(&self, selection: Selection, resumed_from: Option<String>) -> Arc<Caller> {
-        let (types, directory) = (self.schema.types.clone(), self.directory.clone());
-        Arc::new(Caller::new(self.journal.clone(), types, directory, selection, resumed_from))
+        let (types, directory, documents) = (self.schema.types.clone(), self.directory.clone(), self.documents.clone());
+        Arc::new(Caller::new(self.journal.clone(), types, directory, documents, selection, resumed_from))
     }
 
     /// Everything before the journal is read.
@@ -276,12 +281,12 @@ impl Engine {
         let document = self.documents.get(self.trusted.text(&ask)?)?;
         let operation = operation(&document.parsed, ask.operation_name.as_deref())?;
         let variables =
-            self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default())?;
+            self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default().0)?;
         let cost = measure::cost(&document.parsed, operation, &variables)?;
         let is_subscription = operation.ty == OperationType::Subscription;
+        let normal = self.documents.normal(&document, operation, &variables);
         let mut request = async_graphql::Request::new(String::new()).variables(variables);
-        request.operation_name = ask.operation_name;
-        request.set_parsed_query(document.parsed.clone());
+        request.set_parsed_query(normal);
         Ok(Prepared { request, is_subscription, cost })
     }
 }

@@ -11,10 +11,12 @@ use async_graphql::indexmap::IndexMap;
 use async_graphql::parser::types::Field;
 use async_graphql::registry::{MetaField, MetaInputValue, MetaType, MetaTypeId, ObjectBuilder, Registry};
 use async_graphql::{ContextSelectionSet, OutputType, Positioned, ServerResult, Value};
+use futures_util::future::try_join_all;
 
 use super::caller::Caller;
 use super::directory::{EventType, Feed, Listed};
-use super::scalars::{DateTime, Json, Long};
+use super::plan::Plan;
+use super::scalars::{DateTime, Json, Long, raw};
 use super::schema::Aggregate;
 use super::types::{Types, UNTYPED};
 use crate::event::Entry;
@@ -22,7 +24,7 @@ use crate::event::Entry;
 pub(super) const EVENT: &str = "Event";
 pub(super) const NODE: &str = "Node";
 /// The other types that have an id.
-const NODES: [&str; 3] = ["Aggregate", "EventType", "Feed"];
+pub(super) const NODES: [&str; 3] = ["Aggregate", "EventType", "Feed"];
 
 thread_local! {
     /// The generated types, while a schema is being built: the engine asks for types without saying for which schema.
@@ -68,10 +70,90 @@ impl OutputType for EventNode {
     }
 
     async fn resolve(&self, ctx: &ContextSelectionSet<'_>, _: &Positioned<Field>) -> ServerResult<Value> {
+        let mut out = String::new();
         let caller = Caller::of(ctx);
         let plan = caller.plan(ctx, caller.types.of(&self.0.event.r#type))?;
-        plan.run(ctx, &self.0).await
+        let aggregates = plan.aggregates(ctx, &self.0.event).await?;
+        plan.write(ctx, &self.0, aggregates, &mut out)?;
+        caller.spend(out.len())?;
+        Ok(raw(out))
     }
+}
+
+/// A list of events, written at once.
+#[derive(Clone, Default)]
+pub(super) struct EventList(pub(super) Vec<EventNode>);
+
+impl OutputType for EventList {
+    fn type_name() -> Cow<'static, str> {
+        Vec::<EventNode>::type_name()
+    }
+
+    fn qualified_type_name() -> String {
+        Vec::<EventNode>::qualified_type_name()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        Vec::<EventNode>::create_type_info(registry)
+    }
+
+    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, _: &Positioned<Field>) -> ServerResult<Value> {
+        write_list(ctx, self.0.iter().map(Some)).await
+    }
+}
+
+/// The same, with null for what is not there.
+pub(super) struct EventsOrNull(pub(super) Vec<Option<EventNode>>);
+
+impl OutputType for EventsOrNull {
+    fn type_name() -> Cow<'static, str> {
+        Vec::<Option<EventNode>>::type_name()
+    }
+
+    fn qualified_type_name() -> String {
+        Vec::<Option<EventNode>>::qualified_type_name()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        Vec::<Option<EventNode>>::create_type_info(registry)
+    }
+
+    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, _: &Positioned<Field>) -> ServerResult<Value> {
+        write_list(ctx, self.0.iter().map(Option::as_ref)).await
+    }
+}
+
+/// What is selected of each event. The aggregates of all of them are resolved first and at once.
+async fn write_list(
+    ctx: &ContextSelectionSet<'_>,
+    events: impl Iterator<Item = Option<&EventNode>>,
+) -> ServerResult<Value> {
+    let caller = Caller::of(ctx);
+    let mut planned = Vec::new();
+    for event in events {
+        let plan = event.map(|event| caller.plan(ctx, caller.types.of(&event.0.event.r#type))).transpose()?;
+        planned.push(event.zip(plan));
+    }
+    let mut aggregates = vec![Vec::new(); planned.len()];
+    if planned.iter().flatten().any(|(_, plan)| plan.has_aggregates()) {
+        let resolve = async |(n, planned): (usize, &Option<(&EventNode, Arc<Plan>)>)| match planned {
+            Some((event, plan)) => plan.aggregates(&ctx.with_index(n), &event.0.event).await,
+            None => Ok(Vec::new()),
+        };
+        aggregates = try_join_all(planned.iter().enumerate().map(resolve)).await?;
+    }
+    let mut out = String::from("[");
+    for (n, (planned, aggregates)) in planned.into_iter().zip(aggregates).enumerate() {
+        let start = out.len();
+        out.push_str(if n > 0 { "," } else { "" });
+        match planned {
+            Some((event, plan)) => plan.write(&ctx.with_index(n), &event.0, aggregates, &mut out)?,
+            None => out.push_str("null"),
+        }
+        caller.spend(out.len() - start)?;
+    }
+    out.push(']');
+    Ok(raw(out))
 }
 
 /// The object types of events.

@@ -17,6 +17,7 @@ mod failure;
 mod http;
 mod live;
 mod measure;
+mod normal;
 mod plan;
 mod scalars;
 mod schema;

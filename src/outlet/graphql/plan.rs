@@ -1,73 +1,30 @@
-//! What is selected of an event, compiled once a request and type of event, and then run over many events: several
-//! times faster than a future a field.
+//! What is selected of an event, compiled once a request and type of event, and then written for many events as text:
+//! several times faster than a future a field and a value for each.
 
-use std::collections::HashMap;
-
-use async_graphql::indexmap::IndexMap;
-use async_graphql::parser::types::{Field, FragmentDefinition, Selection, SelectionSet};
-use async_graphql::{
-    Context, ContextSelectionSet, Name, OutputType, PathSegment, Positioned, ServerError, ServerResult, Value,
-};
+use async_graphql::parser::types::Field;
+use async_graphql::{Context, ContextSelectionSet, OutputType, Positioned, ServerError, ServerResult, Value};
+use futures_util::future::try_join_all;
 
 use super::caller::Caller;
 use super::data::{Found, Want};
 use super::event::{EVENT, NODE};
 use super::failure::{DATA_MISMATCH, Failure, INTERNAL};
-use super::scalars::{DateTime, Long, raw};
+use super::normal::collect;
+use super::scalars::{DateTime, Long, push_text, push_time};
 use super::schema::Aggregate;
-use crate::event::{Entry, Event, Micros};
+use crate::event::{Entry, Event};
 use crate::projection::Picks;
-
-/// Selected fields by response key, in the order of the document. Fields under one key are the same field; what they
-/// select is merged.
-pub(super) type Collected<'a> = IndexMap<Name, Vec<&'a Positioned<Field>>>;
-
-/// Unfolds fragments. What `@skip` and `@include` leave out is gone before anything is resolved.
-pub(super) struct Collector<'a> {
-    pub(super) fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
-}
-
-impl<'a> Collector<'a> {
-    /// The fields for an object that is all of `types`.
-    pub(super) fn collect(&self, sets: impl Iterator<Item = &'a SelectionSet>, types: &[&str]) -> Collected<'a> {
-        let mut collected = Collected::new();
-        sets.for_each(|set| self.add(set, types, &mut collected));
-        collected
-    }
-
-    fn add(&self, set: &'a SelectionSet, types: &[&str], into: &mut Collected<'a>) {
-        for selection in &set.items {
-            match &selection.node {
-                Selection::Field(field) => into.entry(field.node.response_key().node.clone()).or_default().push(field),
-                Selection::InlineFragment(fragment) => {
-                    let condition = fragment.node.type_condition.as_ref();
-                    if condition.is_none_or(|condition| types.contains(&condition.node.on.node.as_str())) {
-                        self.add(&fragment.node.selection_set.node, types, into);
-                    }
-                }
-                Selection::FragmentSpread(spread) => {
-                    let fragment = self.fragments.get(&spread.node.fragment_name.node);
-                    if let Some(fragment) = fragment.map(|fragment| &fragment.node)
-                        && types.contains(&fragment.type_condition.node.on.node.as_str())
-                    {
-                        self.add(&fragment.selection_set.node, types, into);
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// What is selected of the events of one type.
 pub(super) struct Plan {
     /// Of the events' object type.
     name: String,
-    steps: Vec<(Name, Step)>,
+    steps: Vec<(String, Step)>,
 }
 
 enum Step {
     Typename,
-    Leaf(fn(&Caller, &Entry) -> Value),
+    Leaf(fn(&Caller, &Entry, &mut String)),
     Json {
         text: fn(&Event) -> Option<&str>,
         pick: Option<Picks>,
@@ -77,7 +34,8 @@ enum Step {
         want: Want,
         field: Positioned<Field>,
     },
-    Aggregate(Vec<Positioned<Field>>),
+    /// One field with the selections of all that have its key.
+    Aggregate(Positioned<Field>),
     /// Its arguments can't be used. The field is nullable, so it is null and an error beside it.
     Failed(ServerError, Positioned<Field>),
 }
@@ -86,59 +44,100 @@ impl Plan {
     /// Compiles the selection of `ctx` for events of the object type with this index.
     pub(super) fn new(ctx: &ContextSelectionSet<'_>, event_type: Option<usize>) -> ServerResult<Self> {
         let types = Caller::of(ctx).types.as_ref();
-        let collector = Collector { fragments: &ctx.query_env.fragments };
         let name = types.name_of(event_type).to_owned();
-        let collected = collector.collect(std::iter::once(&ctx.item.node), &[EVENT, NODE, &name]);
+        let collected = collect(std::iter::once(&ctx.item.node), &[EVENT, NODE, &name]);
         let steps = collected.into_iter().map(|(key, fields)| {
             let step = match (fields[0].node.name.node.as_str(), event_type) {
                 ("data", Some(index)) => {
-                    let want = Want::new(types, &types.events[index].data, &fields, &collector);
+                    let want = Want::new(types, &types.events[index].data, &fields);
                     Step::Data { want, field: fields[0].clone() }
                 }
-                ("aggregate", _) => Step::Aggregate(fields.into_iter().cloned().collect()),
+                ("aggregate", _) => Step::Aggregate(Caller::of(ctx).documents.merged("Aggregate", &fields)),
                 _ => Step::of_field(&ctx.with_field(fields[0]))?,
             };
-            Ok((key, step))
+            Ok((key.to_string(), step))
         });
         Ok(Self { steps: steps.collect::<ServerResult<_>>()?, name })
     }
 
-    pub(super) async fn run(&self, ctx: &ContextSelectionSet<'_>, entry: &Entry) -> ServerResult<Value> {
-        let caller = Caller::of(ctx);
-        let mut values = IndexMap::with_capacity(self.steps.len());
-        for (key, step) in &self.steps {
-            let value = match step {
-                Step::Typename => Value::String(self.name.clone()),
-                Step::Leaf(leaf) => leaf(caller, entry),
-                Step::Json { text, pick, field } => {
-                    let value = text(&entry.event).map(|text| json(caller, text, pick.as_ref()));
-                    value.unwrap_or(Ok(Value::Null)).or_else(|failure| nulled(&ctx.with_field(field), failure))?
-                }
-                Step::Data { want, field } => data(&ctx.with_field(field), want, entry)?,
-                Step::Aggregate(fields) => aggregate(ctx, fields, &entry.event).await?,
-                Step::Failed(error, field) => nulled(&ctx.with_field(field), error.clone())?,
-            };
-            values.insert(key.clone(), value);
-        }
-        Ok(Value::Object(values))
+    /// The values of the aggregates that are selected of an event, in the order of the steps.
+    pub(super) async fn aggregates(&self, ctx: &ContextSelectionSet<'_>, event: &Event) -> ServerResult<Vec<Value>> {
+        let fields = self.steps.iter().filter_map(|(_, step)| match step {
+            Step::Aggregate(field) => Some(field),
+            _ => None,
+        });
+        let resolve = async |field: &Positioned<Field>| {
+            let ctx = ctx.with_field(field);
+            let (r#type, key) = (event.aggregate_type.clone(), event.aggregate_id.clone());
+            let aggregate = Aggregate { r#type, key, version: None };
+            aggregate.resolve(&ctx.with_selection_set(&field.node.selection_set), field).await
+        };
+        try_join_all(fields.map(resolve)).await
     }
+
+    pub(super) fn has_aggregates(&self) -> bool {
+        self.steps.iter().any(|(_, step)| matches!(step, Step::Aggregate(_)))
+    }
+
+    /// Appends what is selected of an event, as JSON.
+    pub(super) fn write(
+        &self,
+        ctx: &ContextSelectionSet<'_>,
+        entry: &Entry,
+        aggregates: Vec<Value>,
+        out: &mut String,
+    ) -> ServerResult<()> {
+        let caller = Caller::of(ctx);
+        let mut aggregates = aggregates.into_iter();
+        out.push('{');
+        for (n, (key, step)) in self.steps.iter().enumerate() {
+            push_key(out, n, key);
+            match step {
+                Step::Typename => push_text(out, &self.name),
+                Step::Leaf(write) => write(caller, entry, out),
+                Step::Json { text, pick, field } => {
+                    if let Err(failure) = json(text(&entry.event), pick.as_ref(), out) {
+                        nulled(&ctx.with_field(field), failure.at(field.pos), out);
+                    }
+                }
+                Step::Data { want, field } => data(&ctx.with_field(field), want, entry, out)?,
+                Step::Aggregate(_) => {
+                    let value = aggregates.next().unwrap_or_default();
+                    out.push_str(&serde_json::to_string(&value).unwrap_or_default());
+                }
+                Step::Failed(error, field) => nulled(&ctx.with_field(field), error.clone(), out),
+            }
+        }
+        out.push('}');
+        Ok(())
+    }
+}
+
+/// Appends the name of the `n`th attribute of an object. Names of GraphQL need no escape.
+pub(super) fn push_key(out: &mut String, n: usize, key: &str) {
+    out.push_str(if n > 0 { ",\"" } else { "\"" });
+    out.push_str(key);
+    out.push_str("\":");
 }
 
 impl Step {
     /// A field that every event has.
     fn of_field(ctx: &Context<'_>) -> ServerResult<Self> {
-        let leaf: fn(&Caller, &Entry) -> Value = match ctx.item.node.name.node.as_str() {
+        let leaf: fn(&Caller, &Entry, &mut String) = match ctx.item.node.name.node.as_str() {
             "__typename" => return Ok(Self::Typename),
-            "id" => |_, entry| text(&entry.event.id),
-            "cursor" => |caller, entry| Value::String(caller.cursor(entry.position)),
-            "position" => |_, entry| long(entry.position),
-            "type" => |_, entry| text(&entry.event.r#type),
-            "source" => |_, entry| text(&entry.event.source),
-            "aggregateVersion" => |_, entry| entry.event.aggregate_version.map_or(Value::Null, long),
-            "occurredAt" => |_, entry| time(entry.event.occurred_at),
-            "recordedAt" => |_, entry| time(entry.recorded_at),
-            "late" => |_, entry| Value::Boolean(entry.late),
-            "erasedAt" => |_, entry| entry.erased_at.map_or(Value::Null, time),
+            "id" => |_, entry, out| push_text(out, &entry.event.id),
+            "cursor" => |caller, entry, out| push_text(out, &caller.cursor(entry.position)),
+            "position" => |_, entry, out| push_text(out, &Long(entry.position).text()),
+            "type" => |_, entry, out| push_text(out, &entry.event.r#type),
+            "source" => |_, entry, out| push_text(out, &entry.event.source),
+            "aggregateVersion" => |_, entry, out| match entry.event.aggregate_version {
+                Some(version) => push_text(out, &Long(version).text()),
+                None => out.push_str("null"),
+            },
+            "occurredAt" => |_, entry, out| push_time(out, Some(&DateTime(entry.event.occurred_at))),
+            "recordedAt" => |_, entry, out| push_time(out, Some(&DateTime(entry.recorded_at))),
+            "late" => |_, entry, out| out.push_str(if entry.late { "true" } else { "false" }),
+            "erasedAt" => |_, entry, out| push_time(out, entry.erased_at.map(DateTime).as_ref()),
             "dataJson" => return Ok(Self::json(ctx, |event| Some(&event.data))),
             "metadata" => return Ok(Self::json(ctx, |event| event.metadata.as_deref())),
             other => return Err(Failure::new(INTERNAL, format!("`{EVENT}` has no field `{other}`")).into()),
@@ -160,76 +159,38 @@ impl Step {
     }
 }
 
-fn text(text: &str) -> Value {
-    Value::String(text.to_owned())
-}
-
-fn long(number: i64) -> Value {
-    Value::String(Long(number).text())
-}
-
-fn time(time: Micros) -> Value {
-    Value::String(DateTime(time).text())
-}
-
-fn json(caller: &Caller, json: &str, pick: Option<&Picks>) -> Result<Value, ServerError> {
-    let text = match pick {
-        Some(picks) => picks.apply(json).map_err(|_| Failure::new(INTERNAL, "the journaled text is not JSON"))?,
-        None => json.to_owned(),
-    };
-    caller.spend(text.len())?;
-    Ok(raw(text))
+fn json(json: Option<&str>, pick: Option<&Picks>, out: &mut String) -> Result<(), Failure> {
+    match (json, pick) {
+        (None, _) => out.push_str("null"),
+        (Some(json), None) => out.push_str(json),
+        (Some(json), Some(picks)) => {
+            let picked = picks.apply(json).map_err(|_| Failure::new(INTERNAL, "the journaled text is not JSON"))?;
+            out.push_str(&picked);
+        }
+    }
+    Ok(())
 }
 
 /// What is selected of the data, with an error for what does not fit.
-fn data(ctx: &Context<'_>, want: &Want, entry: &Entry) -> ServerResult<Value> {
+fn data(ctx: &Context<'_>, want: &Want, entry: &Entry, out: &mut String) -> ServerResult<()> {
     let caller = Caller::of(ctx);
-    let mut found = Found::default();
-    let value = want.read(&entry.event.data, &mut found);
-    if let Err(failure) = caller.spend(found.bytes) {
-        return nulled(ctx, failure.into());
+    let start = out.len();
+    let mut found = Found::new(start.saturating_add(caller.bytes_left()));
+    want.write(&entry.event.data, out, &mut found);
+    if out.len() > found.bytes_max {
+        caller.spend(out.len() - start)?;
     }
     for (path, expected) in found.mismatches {
-        if caller.may_tell_mismatch() {
-            let detail = format!("this is not {expected}, as the schema of `{}` asks for", entry.event.r#type);
-            let mut error = ctx.set_error_path(Failure::new(DATA_MISMATCH, detail).at(ctx.item.pos));
-            error.path.extend::<Vec<PathSegment>>(path);
-            ctx.add_error(error);
-        }
+        let detail = format!("this is not {expected}, as the schema of `{}` asks for", entry.event.r#type);
+        let mut error = ctx.set_error_path(Failure::new(DATA_MISMATCH, detail).at(ctx.item.pos));
+        error.path.extend(path);
+        caller.tell(ctx, error);
     }
-    Ok(value)
+    Ok(())
 }
 
-async fn aggregate(ctx: &ContextSelectionSet<'_>, fields: &[Positioned<Field>], event: &Event) -> ServerResult<Value> {
-    let mut merged = Value::Null;
-    for field in fields {
-        let ctx = ctx.with_field(field);
-        let (r#type, key) = (event.aggregate_type.clone(), event.aggregate_id.clone());
-        let aggregate = Aggregate { r#type, key, version: None };
-        let value = aggregate.resolve(&ctx.with_selection_set(&field.node.selection_set), field).await?;
-        merge(&mut merged, value);
-    }
-    Ok(merged)
-}
-
-/// Values of one field that was selected twice: objects are merged, everything else is equal.
-fn merge(known: &mut Value, more: Value) {
-    match (known, more) {
-        (known @ Value::Null, more) => *known = more,
-        (Value::Object(known), Value::Object(more)) => {
-            for (key, value) in more {
-                merge(known.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (Value::List(known), Value::List(more)) => {
-            known.iter_mut().zip(more).for_each(|(known, more)| merge(known, more))
-        }
-        _ => {}
-    }
-}
-
-/// The value of a nullable field that failed.
-fn nulled(ctx: &Context<'_>, error: ServerError) -> ServerResult<Value> {
-    ctx.add_error(ctx.set_error_path(error));
-    Ok(Value::Null)
+/// A nullable field that failed.
+fn nulled(ctx: &Context<'_>, error: ServerError, out: &mut String) {
+    Caller::of(ctx).tell(ctx, ctx.set_error_path(error));
+    out.push_str("null");
 }

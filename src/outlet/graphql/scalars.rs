@@ -14,6 +14,25 @@ pub(super) fn raw(json: String) -> Value {
     Value::Object(IndexMap::from([(Name::new(RAW_TOKEN), Value::String(json))]))
 }
 
+/// Appends a text as JSON.
+pub(super) fn push_text(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// Appends a time as JSON, or null.
+pub(super) fn push_time(out: &mut String, time: Option<&DateTime>) {
+    match time {
+        Some(time) => push_text(out, &time.text()),
+        None => out.push_str("null"),
+    }
+}
+
 pub(super) struct DateTime(pub(super) Micros);
 
 impl DateTime {

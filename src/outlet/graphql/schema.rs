@@ -2,15 +2,15 @@
 
 use async_graphql::{Context, ID, Object};
 
-use super::caller::{Caller, payload};
+use super::caller::{Caller, columns};
 use super::connection::{EventConnection, EventFilter, Paging, SortOrder, StartPosition};
 use super::directory::{EventType, Feed, JournalState};
-use super::event::{EventNode, Node};
+use super::event::{EventNode, EventsOrNull, Node};
 use super::failure::Failure;
 use super::scalars::Long;
 use crate::event::escape;
 use crate::filter::Filter;
-use crate::journal::Payload;
+use crate::journal::Columns;
 
 pub(super) const IDS_MAX: usize = 100;
 
@@ -27,10 +27,10 @@ impl Caller {
         Ok(version.map(|version| Aggregate { r#type, key, version: Some(version) }))
     }
 
-    async fn nodes(&self, ids: Vec<ID>, payload: Payload) -> Result<Vec<Option<Node>>, Failure> {
+    async fn nodes(&self, ids: Vec<ID>, columns: Columns) -> Result<Vec<Option<Node>>, Failure> {
         let ids: Vec<String> = bounded(ids)?;
         let mut nodes: Vec<Option<Node>> =
-            self.events(&ids, payload).await?.into_iter().map(|event| event.map(Node::Event)).collect();
+            self.events(&ids, columns).await?.into_iter().map(|event| event.map(Node::Event)).collect();
         for (node, id) in nodes.iter_mut().zip(&ids).filter(|(node, _)| node.is_none()) {
             *node = match Aggregate::parse_id(id) {
                 Some((r#type, key)) => self.aggregate(r#type, key).await?.map(Node::Aggregate),
@@ -48,23 +48,23 @@ pub(super) struct Query;
 impl Query {
     /// The object with this id: an event, an aggregate, a type of events or a feed.
     async fn node(&self, ctx: &Context<'_>, id: ID) -> Option<Result<Node, Failure>> {
-        let nodes = Caller::of(ctx).nodes(vec![id], payload(&[ctx.look_ahead()])).await;
+        let nodes = Caller::of(ctx).nodes(vec![id], columns(&[ctx.look_ahead()])).await;
         nodes.map(|mut nodes| nodes.pop().flatten()).transpose()
     }
 
     /// The objects with these ids, at most 100, in their order; null for an unknown one.
     async fn nodes(&self, ctx: &Context<'_>, ids: Vec<ID>) -> Result<Vec<Option<Node>>, Failure> {
-        Caller::of(ctx).nodes(ids, payload(&[ctx.look_ahead()])).await
+        Caller::of(ctx).nodes(ids, columns(&[ctx.look_ahead()])).await
     }
 
     /// The event with this id.
     async fn event(&self, ctx: &Context<'_>, id: ID) -> Option<Result<EventNode, Failure>> {
-        Caller::of(ctx).event(id.0, payload(&[ctx.look_ahead()])).await.transpose()
+        Caller::of(ctx).event(id.0, columns(&[ctx.look_ahead()])).await.transpose()
     }
 
     /// The events with these ids, at most 100, in their order; null for an unknown one. The detail after a feed page.
-    async fn events_by_ids(&self, ctx: &Context<'_>, ids: Vec<ID>) -> Result<Vec<Option<EventNode>>, Failure> {
-        Caller::of(ctx).events(&bounded(ids)?, payload(&[ctx.look_ahead()])).await
+    async fn events_by_ids(&self, ctx: &Context<'_>, ids: Vec<ID>) -> Result<EventsOrNull, Failure> {
+        Caller::of(ctx).events(&bounded(ids)?, columns(&[ctx.look_ahead()])).await.map(EventsOrNull)
     }
 
     /// The journal, in the order in which events were journaled. A page has 50 events if nothing is said, at most 200.

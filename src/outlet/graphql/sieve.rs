@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::scalars::{DateTime, Json};
 use crate::event::{Entry, Micros};
 use crate::filter::Selection;
-use crate::journal::{Error, Journal, Order, Page, Payload, Range};
+use crate::journal::{Columns, Error, Journal, Order, Page, Range};
 use crate::projection::Match;
 
 /// Entries that one request looks at. A page may then be short, or empty; its cursor tells where to go on.
@@ -62,8 +62,10 @@ impl Sieve {
     }
 
     /// What must be read, if `shown` is what will be shown.
-    pub(super) fn payload(&self, shown: Payload) -> Payload {
-        if shown == Payload::Without && !self.data.is_empty() { Payload::Data } else { shown }
+    pub(super) fn columns(&self, shown: Columns) -> Columns {
+        let times = self.occurred_from.is_some() || self.occurred_before.is_some();
+        let shown = if times { shown.with(Columns::OCCURRED) } else { shown };
+        if self.data.is_empty() { shown } else { shown.with(Columns::DATA) }
     }
 
     /// As [`Journal::read`] does, of what the sieve lets through.
@@ -73,14 +75,14 @@ impl Sieve {
         selection: &Selection,
         mut range: Range,
         limit: usize,
-        payload: Payload,
+        columns: Columns,
     ) -> Result<Page, Error> {
         if self.is_open() {
-            return journal.read(selection, range, limit, payload).await;
+            return journal.read_settled(selection, range, limit, columns).await;
         }
         let (mut found, mut looked_at) = (Vec::new(), 0);
         loop {
-            let page = journal.read(selection, range, CHUNK, self.payload(payload)).await?;
+            let page = journal.read(selection, range, CHUNK, self.columns(columns)).await?;
             for entry in page.entries {
                 let position = entry.position;
                 if self.lets_through(&entry) {

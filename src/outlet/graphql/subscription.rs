@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_graphql::{Context, SimpleObject, Subscription};
 use futures_util::stream::{self, Stream};
 
-use super::caller::{Caller, payload};
+use super::caller::{Caller, columns};
 use super::connection::{EventFilter, Origin, PAGE_MAX, StartPosition};
-use super::event::EventNode;
+use super::event::{EventList, EventNode};
 use super::failure::Failure;
 use crate::journal::{Follower, Page};
 
@@ -34,9 +34,9 @@ impl Root {
         let selection = caller.of_feed(feed.as_deref())?.and(&filter);
         let from = caller.resumed_from.clone().map(StartPosition::Cursor).or(from);
         let after = caller.start(from.unwrap_or(StartPosition::Origin(Origin::Latest))).await?;
-        let payload = sieve.payload(payload(&[ctx.look_ahead().field("events")]));
+        let columns = sieve.columns(columns(&[ctx.look_ahead().field("events")]));
         let stopping = caller.directory.stopping.clone();
-        let follower = Follower::new(caller.journal.clone(), selection, payload, after, size, stopping);
+        let follower = Follower::new(caller.journal.clone(), selection, columns, after, size, stopping);
         // Ends after an error.
         Ok(stream::unfold(Some(follower), move |follower| {
             let sieve = sieve.clone();
@@ -59,7 +59,7 @@ impl Root {
 pub(super) struct EventBatch {
     /// Everything up to here was looked at. Moves even where nothing matches.
     cursor: String,
-    events: Vec<EventNode>,
+    events: EventList,
     /// All that was journaled has been sent: the next event is a new one.
     caught_up: bool,
 }
@@ -68,7 +68,7 @@ impl EventBatch {
     fn new(caller: &Caller, page: Page, matches: impl Fn(&crate::event::Entry) -> bool) -> Self {
         let caught_up = page.is_last();
         caller.new_batch(page.covered);
-        let events = page.entries.into_iter().filter(matches).map(|entry| EventNode(Arc::new(entry))).collect();
-        Self { cursor: caller.cursor(page.covered), events, caught_up }
+        let events = page.entries.into_iter().filter(matches).map(|entry| EventNode(Arc::new(entry)));
+        Self { cursor: caller.cursor(page.covered), events: EventList(events.collect()), caught_up }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::engine::{Ask, Engine, Part};
 use super::live::Permit;
+use crate::json::Plain;
 use crate::web::auth::Client;
 use crate::web::problem::{Kind, Problem};
 
@@ -41,9 +42,9 @@ const TOO_MANY_INITS: Close = (4429, "Too many initialisation requests");
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Said {
     ConnectionInit {},
-    Ping { payload: Option<Value> },
+    Ping { payload: Option<Plain> },
     Pong {},
-    Subscribe { id: String, payload: Value },
+    Subscribe { id: String, payload: Plain },
     Complete { id: String },
 }
 
@@ -146,7 +147,9 @@ impl Connection {
     }
 
     async fn hear(&mut self, text: &str) -> Result<(), Close> {
-        match serde_json::from_str(text).map_err(|_| BAD_REQUEST)? {
+        // A list would be read as the attributes in their order.
+        let said = Some(text).filter(|text| text.trim_ascii_start().starts_with('{'));
+        match said.and_then(|said| serde_json::from_str(said).ok()).ok_or(BAD_REQUEST)? {
             Said::ConnectionInit {} if self.is_acknowledged => return Err(TOO_MANY_INITS),
             Said::ConnectionInit {} => {
                 self.is_acknowledged = true;
@@ -155,7 +158,7 @@ impl Connection {
             Said::Ping { payload } => {
                 let mut pong = json!({ "type": "pong" });
                 if let Some(payload) = payload {
-                    pong["payload"] = payload;
+                    pong["payload"] = payload.0;
                 }
                 self.send_json(&pong).await;
             }
@@ -166,7 +169,7 @@ impl Connection {
             }
             Said::Subscribe { id, payload } => {
                 // A list would be read as the attributes in their order.
-                let ask = Some(payload).filter(|payload| payload.is_object() && !id.is_empty());
+                let ask = Some(payload.0).filter(|payload| payload.is_object() && !id.is_empty());
                 let ask = ask.and_then(|payload| serde_json::from_value(payload).ok());
                 self.start(id, ask.ok_or(BAD_REQUEST)?);
             }

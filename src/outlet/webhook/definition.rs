@@ -8,6 +8,7 @@ use url::Url;
 
 use super::signature::Signer;
 use crate::filter::Filter;
+use crate::json::Plain;
 use crate::runtime::parse_duration;
 use crate::web::problem::{Kind, Problem};
 
@@ -99,7 +100,7 @@ impl Draft {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Problem> {
         let example =
             r#"send a JSON object such as {"url": "https://example.com/hook", "filter": {"types": ["Order*"]}}"#;
-        let value: Value = serde_json::from_slice(body)
+        let Plain(value) = serde_json::from_slice(body)
             .map_err(|cause| Problem::new(Kind::BadRequest, format!("the body is not JSON ({cause}); {example}")))?;
         let Value::Object(attributes) = value else { return Err(Problem::new(Kind::BadRequest, example)) };
         let (mut url, mut from, mut secret, mut definition) = (None, From::Now, None, Definition::default());

@@ -13,7 +13,7 @@ use super::{Shared, definition_of};
 use crate::event::{Cursor, Entry, Micros};
 use crate::journal::deliveries::{AttemptRow, DeliveryRow};
 use crate::journal::webhooks::WebhookRow;
-use crate::journal::{Error, Payload, Range};
+use crate::journal::{Columns, Error, Range};
 use crate::web::auth::Client;
 use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
@@ -59,7 +59,7 @@ pub(super) async fn show(
     let row = own(&shared, &client, &id).await?;
     let unknown =
         || Problem::new(Kind::NotFound, "this webhook has no delivery of such an event, or its log has forgotten it");
-    let found = shared.journal.by_ids(&client.visible, &[event], Payload::Without).await?;
+    let found = shared.journal.by_ids(&client.visible, &[event], Columns::ENVELOPE).await?;
     let position = found.first().ok_or_else(unknown)?.position;
     let look = Look { shared: &shared, client: &client, row: &row, after: position - 1, limit: 1 };
     let here = |(rows, _): Found| rows.into_iter().find(|row| row.position == position);
@@ -125,7 +125,7 @@ impl Look<'_> {
         let owed = |entry: &&Entry| shared.owes(row, entry);
         let (mut found, mut examined, mut after) = (Vec::new(), 0, self.after.max(first));
         loop {
-            let page = shared.journal.read(&selection, Range::after(after), 200, Payload::Without).await?;
+            let page = shared.journal.read(&selection, Range::after(after), 200, Columns::ENVELOPE).await?;
             examined += page.entries.len();
             found.extend(page.entries.iter().filter(waiting).filter(visible).filter(owed).map(untried));
             after = page.covered;

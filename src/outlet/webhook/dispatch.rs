@@ -20,7 +20,7 @@ use super::turn::{Done, Retry, Start, attempt_of};
 use crate::filter::{Filter, Selection};
 use crate::journal::deliveries::Checkpoint;
 use crate::journal::webhooks::WebhookRow;
-use crate::journal::{Error, Order, Page, Payload, Range};
+use crate::journal::{Columns, Error, Order, Page, Range};
 use crate::runtime::{Backoff, ready};
 
 /// The bell rings for everything in this process; the timer finds what another one wrote.
@@ -195,7 +195,7 @@ impl Dispatch {
         self.more = false;
         self.reading = Some(Box::pin(async move {
             sleep(delay).await;
-            journal.read(&target.selection, Range::after(after), limit, Payload::With).await
+            journal.read(&target.selection, Range::after(after), limit, Columns::ALL).await
         }));
     }
 
@@ -311,7 +311,7 @@ async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<
     let mut after = position - 1;
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = shared.journal.read(&selection, range, 1, Payload::With).await?;
+        let page = shared.journal.read(&selection, range, 1, Columns::ALL).await?;
         let Some(entry) = page.entries.first() else { return Ok(None) };
         after = entry.position;
         let mut delivery = Delivery::of(entry);

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use crate::journal::redacted;
+use crate::json::Plain;
 use crate::source::{Config, Error};
 use crate::web::outgoing::Outgoing;
 
@@ -57,7 +58,7 @@ impl Answer {
 
     /// The sentence of a problem document.
     pub(super) fn detail(&self) -> String {
-        let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let Plain(problem) = serde_json::from_slice(&self.body).unwrap_or_default();
         let detail = problem["detail"].as_str().map_or(String::new(), |detail| format!(" ({detail})"));
         detail[..detail.floor_char_boundary(500)].replace(char::is_control, " ")
     }

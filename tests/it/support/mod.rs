@@ -12,7 +12,7 @@ use postern::app;
 use postern::config::Config;
 use postern::event::{Entry, Event, Micros};
 use postern::filter::{Filter, Selection};
-use postern::journal::{Append, Appended, Arrival, Payload, Range};
+use postern::journal::{Append, Appended, Arrival, Columns, Range};
 use serde_json::Value;
 
 pub use database::{Database, Engine};
@@ -153,7 +153,7 @@ pub async fn entries(gateway: &Gateway) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     loop {
         let after = Range::after(entries.last().map_or(0, |entry| entry.position));
-        let page = gateway.app().journal().read(&selection, after, 1_000, Payload::With).await.unwrap();
+        let page = gateway.app().journal().read(&selection, after, 1_000, Columns::ALL).await.unwrap();
         entries.extend(page.entries);
         if !page.more {
             return entries;
