@@ -87,7 +87,7 @@ impl Gateway {
         }
         let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
         let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
-        let directory = directory(&catalogue, &feeds, &running, clock, &tasks);
+        let directory = directory(&catalogue, &feeds, &running, &site.public_url, clock, &tasks);
         let graphql =
             graphql::router(journal.clone(), schema, directory, &config.graphql).map_err(anyhow::Error::msg)?;
         let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };
@@ -173,6 +173,7 @@ fn directory(
     catalogue: &Arc<Catalogue>,
     feeds: &Feeds,
     running: &Arc<Vec<source::Running>>,
+    public_url: &str,
     clock: Clock,
     tasks: &Tasks,
 ) -> graphql::Directory {
@@ -197,6 +198,7 @@ fn directory(
         catalogue: Arc::clone(catalogue),
         feeds: feeds.list().map(info).collect(),
         sources: Box::new(move || running.iter().map(state).collect()),
+        public_url: public_url.to_owned(),
         stopping: tasks.stopping(),
     }
 }

@@ -118,6 +118,10 @@ pub struct Event {
 }
 
 impl Event {
+    /// Of data and metadata.
+    pub fn payload_bytes(&self) -> usize {
+        self.data.len() + self.metadata.as_ref().map_or(0, String::len)
+    }
     /// See [`key`].
     pub fn key(&self) -> String {
         key(&self.aggregate_type, &self.aggregate_id)

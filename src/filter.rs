@@ -103,16 +103,28 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
     }
 }
 
+/// Whether one text can match both patterns.
+fn overlap(one: &str, two: &str) -> bool {
+    match (one.strip_suffix('*'), two.strip_suffix('*')) {
+        (Some(one), Some(two)) => one.starts_with(two) || two.starts_with(one),
+        (_, None) => matches_pattern(one, two),
+        (None, Some(_)) => matches_pattern(two, one),
+    }
+}
+
 /// What a reader asks for: every filter must hold. Made so that a caller's visibility can't be forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Selection {
     filters: Vec<Filter>,
+    /// Type and id, as they are: no patterns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    aggregate: Option<(String, String)>,
 }
 
 impl Selection {
     /// Everything that this visibility shows.
     pub fn visible(visibility: &Filter) -> Self {
-        Self { filters: vec![visibility.clone()] }
+        Self { filters: vec![visibility.clone()], aggregate: None }
     }
 
     /// The same, narrowed by one more filter.
@@ -122,12 +134,32 @@ impl Selection {
         if *filter != Filter::default() {
             filters.push(filter.clone());
         }
-        Self { filters }
+        Self { filters, aggregate: self.aggregate.clone() }
+    }
+
+    /// The same, narrowed to one aggregate.
+    #[must_use]
+    pub fn of_aggregate(&self, r#type: &str, id: &str) -> Self {
+        Self { aggregate: Some((r#type.to_owned(), id.to_owned())), ..self.clone() }
+    }
+
+    pub fn aggregate(&self) -> Option<&(String, String)> {
+        self.aggregate.as_ref()
+    }
+
+    /// Whether events may be let through by all of these filters and `other`, as far as the patterns tell.
+    pub fn may_meet(&self, other: &Filter) -> bool {
+        self.filters.iter().all(|filter| {
+            let lists = filter.lists().into_iter().zip(other.lists());
+            lists.into_iter().all(|((_, one), (_, two))| {
+                one.is_empty() || two.is_empty() || one.iter().any(|one| two.iter().any(|two| overlap(one, two)))
+            })
+        })
     }
 
     /// Whether it lets everything through but our own operational events.
     pub fn is_everything(&self) -> bool {
-        self.filters.iter().all(|filter| *filter == Filter::default())
+        self.aggregate.is_none() && self.filters.iter().all(|filter| *filter == Filter::default())
     }
 
     pub fn filters(&self) -> &[Filter] {
@@ -150,7 +182,8 @@ impl Selection {
         if event.source == OWN_SOURCE && self.excludes_own_source() {
             return false;
         }
-        self.filters.iter().all(|filter| filter.matches(event))
+        let is_its = |(r#type, id): &(String, String)| *r#type == event.aggregate_type && *id == event.aggregate_id;
+        self.aggregate.as_ref().is_none_or(is_its) && self.filters.iter().all(|filter| filter.matches(event))
     }
 }
 
@@ -189,6 +222,19 @@ mod tests {
         assert!(!everything.matches(&event("postern.webhook.created", OWN_SOURCE)));
         let named = everything.and(&Filter { sources: vec![OWN_SOURCE.into()], ..Filter::default() });
         assert!(named.matches(&event("postern.webhook.created", OWN_SOURCE)));
+    }
+
+    #[test]
+    fn filters_that_exclude_each_other_never_meet() {
+        let filter =
+            |types: &[&str]| Filter { types: types.iter().map(|t| (*t).to_owned()).collect(), ..Filter::default() };
+        let visible = Selection::visible(&filter(&["Order*", "Paid"]));
+        for types in [&["OrderPlaced"][..], &["O*"], &["Paid*"], &["Paid"], &[]] {
+            assert!(visible.may_meet(&filter(types)), "{types:?}");
+        }
+        for types in [&["Secret"][..], &["Paid.*"], &["Ordre*", "Pai"]] {
+            assert!(!visible.may_meet(&filter(types)), "{types:?}");
+        }
     }
 
     #[test]

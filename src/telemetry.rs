@@ -8,18 +8,21 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Starts logging. `RUST_LOG` chooses what is shown; the default is our own news and others' warnings.
 /// A second call does nothing.
 pub fn start(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let chosen = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    // By target and level alone: what also looks at spans is asked each time that one is entered, many times a request.
+    let filter: Targets = chosen.unwrap_or_else(|| default.parse().unwrap_or_default());
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .try_init();
+        .with_target(false);
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
 
 /// What `GET /metrics` answers: made anew for each scrape from what is known anyway, so nothing is counted twice.

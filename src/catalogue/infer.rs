@@ -12,7 +12,7 @@ const ATTRIBUTES_MAX: usize = 500;
 /// An object with more attributes than this, of which each single object has few, is a map.
 const MAP_ATTRIBUTES: usize = 30;
 /// Whole numbers that never went beyond are taken for small ones: quantities rather than serial numbers.
-const SMALL: i64 = 1_000_000;
+const SMALL: u64 = 1_000_000;
 
 /// What was seen at one place of the data.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Inference {
             Value::Number(number) if number.is_f64() => self.number = true,
             Value::Number(number) => {
                 self.integer = true;
-                self.large |= number.as_i64().is_none_or(|number| number.abs() > SMALL);
+                self.large |= number.as_i64().is_none_or(|number| number.unsigned_abs() > SMALL);
             }
             Value::String(text) => {
                 self.text = true;
@@ -160,6 +160,7 @@ mod tests {
         for _ in 0..200 {
             deep = json!([deep]);
         }
+        assert_eq!(infer(&[json!(i64::MIN)]), json!({ "type": "integer" }));
         assert!(infer(&[deep]).to_string().len() < 2_000);
     }
 }

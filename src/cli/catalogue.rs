@@ -1,5 +1,6 @@
 //! `postern catalogue infer`: drafts JSON Schemas from journaled events.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -54,8 +55,15 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("can't make `{}`", arguments.out.display()))?;
     let folder = config_folder(&arguments.config.config, &arguments.out);
-    for (name, known) in types {
-        let file = format!("{}.json", file_name(&name));
+    let mut taken = HashSet::new();
+    for (name, known) in types.into_iter().filter(|(name, _)| !name.starts_with("postern.")) {
+        let (plain, mut file) = (file_name(&name), format!("{}.json", file_name(&name)));
+        for n in 2.. {
+            if taken.insert(file.clone()) {
+                break;
+            }
+            file = format!("{plain}_{n}.json");
+        }
         let path = arguments.out.join(&file);
         if path.exists() {
             super::print(&format!("# {} is there and stays as it is\n", path.display()));

@@ -10,6 +10,8 @@ use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 
 use super::Error;
 
+/// A connection that was used within this time is taken to be alive.
+const PING_AFTER: Duration = Duration::from_secs(1);
 /// Readers. Each holds a page of rows at most.
 const READERS_MAX: u32 = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,6 +86,15 @@ pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_
 /// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later.
 fn postgres_pool(connections_max: u32) -> PgPoolOptions {
     let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
+    // A round trip for each read would be much of its cost.
+    let pool = pool.test_before_acquire(false).before_acquire(|connection, known| {
+        Box::pin(async move {
+            if known.idle_for > PING_AFTER {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    });
     pool.after_connect(|connection, _| {
         Box::pin(async move {
             sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(connection).await.map(|_| ())
@@ -106,6 +117,8 @@ impl Db {
                 .pragma("secure_delete", "on")
                 .statement_cache_capacity(200);
             let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).acquire_timeout(CONNECT_TIMEOUT);
+            // A file does not go away.
+            let pool = pool.test_before_acquire(false);
             Self::Sqlite(pool.connect_with(options).await?)
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let options = PgConnectOptions::from_str(url)?.application_name("postern");

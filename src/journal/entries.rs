@@ -10,11 +10,11 @@ use super::batch::numbered;
 use super::db::{select, with_pool};
 use super::sources::IDS_MAX;
 use super::{Error, Head, Journal};
-use crate::event::{Entry, Event, Micros, is_uuid};
+use crate::event::{Entry, Micros, is_uuid};
 use crate::filter::{Filter, OWN_SOURCE, Selection};
 
 /// Payloads in one read, before the row that goes beyond it: large events come in short pages.
-const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Which stretch of the journal, and from which end.
 #[derive(Clone, Copy, Debug)]
@@ -167,10 +167,6 @@ where
     Ok(entry)
 }
 
-fn payload_bytes(event: &Event) -> usize {
-    event.data.len() + event.metadata.as_ref().map_or(0, String::len)
-}
-
 impl Journal {
     /// The entries of a range that the selection lets through, at most `limit`, each position once and in order.
     ///
@@ -241,7 +237,7 @@ impl Journal {
                 let mut rows = query.fetch(pool);
                 while let Some(row) = rows.try_next().await? {
                     let entry = entry(&row, columns)?;
-                    bytes += payload_bytes(&entry.event);
+                    bytes += entry.event.payload_bytes();
                     entries.push(entry);
                     if bytes > READ_BYTES_MAX {
                         break;
@@ -301,7 +297,7 @@ impl Journal {
             let mut rows = query.fetch(pool);
             while let Some(row) = rows.try_next().await? {
                 let entry = entry(&row, columns)?;
-                bytes += payload_bytes(&entry.event);
+                bytes += entry.event.payload_bytes();
                 if bytes > READ_BYTES_MAX && ids.len() > 1 {
                     return Err(Error::TooMuch);
                 }
@@ -397,6 +393,12 @@ impl Condition {
         }
         for filter in selection.filters() {
             condition.add(filter, first);
+        }
+        if let Some((r#type, id)) = selection.aggregate() {
+            let bind = first + condition.binds.len();
+            let _ = write!(condition.text, " and e.aggregate_type = ${bind} and e.aggregate_id = ${}", bind + 1);
+            // No name holds a NUL, and PostgreSQL refuses to look for one.
+            condition.binds.extend([r#type, id].map(|text| text.replace('\0', "\u{fffd}")));
         }
         condition
     }

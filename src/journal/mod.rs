@@ -32,7 +32,7 @@ use db::{Db, select, with_pool};
 
 pub use append::{Append, Appended, Arrival, Quarantined};
 pub use db::sqlite_path;
-pub use entries::{Columns, Order, Page, Range};
+pub use entries::{Columns, Order, Page, READ_BYTES_MAX, Range};
 pub use erasure::Holder;
 pub use follow::{Follower, LOOK_EVERY, LOOKED_AT_MAX};
 pub use pages::{Border, View};

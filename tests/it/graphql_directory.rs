@@ -198,6 +198,117 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
 }
 
+#[tokio::test]
+async fn what_a_client_may_not_see_is_on_no_page_and_in_no_list() {
+    let (token, erp) = client("erp", "{ types = [\"Touched\"] }");
+    let (gateway, _schemas) = shop(&erp).await;
+    let page = async |config: &str| {
+        let request = gateway.client().get(gateway.url("/graphql")).bearer_auth(&token).header("accept", "text/html");
+        let text = request.send().await.unwrap().text().await.unwrap();
+        assert!(text.contains("explorer.js"), "{config} {text}");
+        text
+    };
+    assert!(!page("").await.contains("OrderPlaced"));
+    // Nothing of the feed of orders is for this client.
+    let answer =
+        ask(&gateway, Some(&token), json!({ "query": "{ feeds { name } node(id: \"feed//orders\") { id } }" })).await;
+    assert_eq!(answer["data"], json!({ "feeds": [{ "name": "all" }], "node": null }));
+    let list = gateway.client().get(gateway.url("/feeds")).bearer_auth(&token).send().await.unwrap();
+    assert!(!list.text().await.unwrap().contains("orders"));
+}
+
+#[tokio::test]
+async fn an_aggregate_is_named_as_it_is() {
+    let (gateway, _schemas) = shop("").await;
+    let named = |n: i64, id: &str| Event { aggregate_id: id.to_owned(), ..of_type(n, "Touched", "Order", "{}") };
+    gateway.append(vec![named(1, "o*"), named(2, "o1"), named(3, "o2")]).await;
+    let query = "{ aggregate(type: \"Order\", id: \"o*\") { id version events { nodes { position } } } }";
+    let found = data(&gateway, query).await;
+    assert_eq!(found["aggregate"]["events"]["nodes"], json!([{ "position": "1" }]), "{found}");
+}
+
+#[tokio::test]
+async fn what_is_selected_twice_is_read_once_and_merged() {
+    let (gateway, _schemas) = shop("").await;
+    gateway.append(vec![of_type(1, "OrderPlaced", "Order", r#"{"n":1}"#), of_type(2, "Touched", "Cart", "{}")]).await;
+    let query = "query($yes: Boolean = true, $no: Boolean = false) { \
+        events(last: 1) { nodes { position } } ...Again \
+        events(last: 1) @skip(if: $yes) { nodes { id } } \
+        aggregate(type: \"Order\", id: \"cart-1\") { events { nodes { position } } ... on Node { id } } \
+        node(id: \"Order/cart-1\") { ... on Aggregate { events { nodes { position } } } ...A } \
+        typed: events(first: 1) { nodes { aggregate { key } ...P ... on OrderPlaced { data { n @skip(if: $no) } aggregate { type } } } } } \
+        fragment Again on Query { events(last: 1) { nodes { type @include(if: $yes) source @include(if: $no) } } } \
+        fragment A on Aggregate { events { nodes { type } } } fragment P on Event { aggregate { key } }";
+    let found = data(&gateway, query).await;
+    assert_eq!(found["events"]["nodes"], json!([{ "position": "2", "type": "Touched" }]));
+    let both = json!([{ "position": "1", "type": "OrderPlaced" }]);
+    assert_eq!(found["node"], json!({ "events": { "nodes": both } }));
+    assert_eq!(found["aggregate"]["id"], "Order/cart-1");
+    let typed = json!([{ "aggregate": { "key": "cart-1", "type": "Order" }, "data": { "n": "1" } }]);
+    assert_eq!(found["typed"]["nodes"], typed);
+}
+
+#[tokio::test]
+async fn schemas_with_odd_names_and_texts_make_a_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.json");
+    let odd = json!({
+        "description": "Three \"\"\" quotes, a \\ and a \u{0} \u{1b}[31m", "properties": {
+            "": { "type": "string", "description": "no \"\"\"name" }, "a-b": { "type": "string" }, "__c": { "type": "string" }
+        }
+    });
+    std::fs::write(&path, odd.to_string()).unwrap();
+    let config = format!("[events.Odd]\nschema = \"{}\"\n", path.display());
+    let gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+    gateway.append(vec![of_type(1, "Odd", "Odd", r#"{"":"nameless","a-b":"x","__c":"y","__c":"z"}"#)]).await;
+    let found = data(&gateway, "{ events { nodes { ... on Odd { data { _ a_b _c } } } } }").await;
+    assert_eq!(found["events"]["nodes"][0]["data"], json!({ "_": "nameless", "a_b": "x", "_c": "z" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_a_library_knows_do_no_harm() {
+    let (gateway, _schemas) = shop("").await;
+    // Each level of this would be read with a count of its own, until the stack is full.
+    let mut deep = "[".repeat(100) + &"]".repeat(100);
+    for _ in 0..9 {
+        let text = Value::String(deep);
+        deep = format!("{}{{\"$serde_json::private::RawValue\":{text}}}{}", "[".repeat(100), "]".repeat(100));
+    }
+    let query = "query($d: JSON!) { events(filter: { data: [{ path: \"n\", eq: $d }] }) { nodes { id } } }";
+    let request = format!("{{\"query\":{},\"variables\":{{\"d\":{deep}}}}}", Value::from(query));
+    let call = gateway.client().post(gateway.url("/graphql")).header("content-type", "application/json");
+    assert!(call.body(request).send().await.unwrap().status().as_u16() < 500);
+    let event =
+        format!("{{\"specversion\":\"1.0\",\"id\":\"d\",\"source\":\"/x\",\"type\":\"OrderPlaced\",\"data\":{deep}}}");
+    let call = gateway.client().post(gateway.url("/sources/billing/events"));
+    let pushed = call.header("content-type", "application/cloudevents+json").body(event).send().await.unwrap();
+    assert!(pushed.status().as_u16() < 500, "{}", pushed.status());
+    assert_eq!(data(&gateway, "{ journal { sources { name } } }").await["journal"]["sources"][0]["name"], "billing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_bounded_whatever_the_data_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("big.json");
+    let item = json!({ "properties": { "a": { "type": "string" }, "b": { "type": "string" } } });
+    let big = json!({ "properties": { "lines": { "type": "array", "items": item }, "q": { "type": "string" } } });
+    std::fs::write(&path, big.to_string()).unwrap();
+    let config = format!("[events.Big]\nschema = \"{}\"\n", path.display());
+    let gateway = Gateway::start_with(Engine::Sqlite, &config).await;
+    let lines = format!("{{\"lines\":[{}{{}}]}}", "{},".repeat(300_000));
+    let twice = format!("{{{}\"q\":1}}", "\"q\":1,".repeat(100_000));
+    gateway.append(vec![of_type(1, "Big", "Big", &lines), of_type(2, "Big", "Big", &twice)]).await;
+    let aliases = |name: &str, count: usize| (0..count).map(|n| format!("x{n}: {name} ")).collect::<String>();
+    let query = format!("{{ events {{ nodes {{ ... on Big {{ data {{ {} }} }} }} }} }}", aliases("lines { a b }", 20));
+    assert_eq!(code(&gateway, json!({ "query": query })).await, "QUERY_TOO_COMPLEX");
+    let query = format!("{{ events {{ nodes {{ ... on Big {{ data {{ {} }} }} }} }} }}", aliases("q", 300));
+    let answer = ask(&gateway, None, json!({ "query": query })).await;
+    assert_eq!(answer["errors"].as_array().map(Vec::len), Some(100));
+    let query = format!("{{ events {{ nodes {{ {} }} }} }}", aliases("dataJson(pick: [\"\"])", 100));
+    let answer = ask(&gateway, None, json!({ "query": query })).await;
+    assert_eq!(answer["errors"].as_array().map(Vec::len), Some(100));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_documents_are_refused() {
     let (gateway, _schemas) = shop("").await;

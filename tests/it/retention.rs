@@ -73,6 +73,12 @@ async fn what_is_purged_is_410_with_the_way_to_what_is_left(engine: Engine) {
     assert!(head.contains(&event(11).id) && !head.contains(&event(10).id));
     let batch = gateway.get("/feeds/all.cloudevents").await;
     assert_eq!(batch.headers()["cache-control"], "public, no-cache", "it starts elsewhere another day");
+
+    let query = json!({ "query": "subscription { events(from: { origin: BEGINNING }) { events { position } } }" });
+    let call = gateway.client().post(gateway.url("/graphql")).header("accept", "text/event-stream");
+    let mut live = call.header("content-type", "application/json").body(query.to_string()).send().await.unwrap();
+    let first = live.chunk().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&first).contains(r#""position":"11""#), "what is left: {first:?}");
     let batch = batch.text().await.unwrap();
     assert!(batch.contains(&event(11).id), "who names no start gets what is left");
     assert_eq!(gateway.get(&format!("/events/{}", event(3).id)).await.status(), 404);

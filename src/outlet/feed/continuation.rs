@@ -159,7 +159,7 @@ impl Asked<'_> {
         let through = border.map_or(head.position, |border| border.last).min(looked_at);
         let range = Range { after: *examined, through: Some(through), order: Order::Ascending };
         let selection = state.selection.and(&query.filter);
-        let read = journal.read_under(*head, &selection, range, limit, query.payload()).await?;
+        let read = journal.read_under(*head, &selection, range, limit, query.columns()).await?;
         // The shared page is linked once it has entries: before that, this answer may still change.
         let shared = match border.filter(|_| query.has_pages()) {
             Some(border)

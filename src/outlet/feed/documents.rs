@@ -61,7 +61,7 @@ pub(super) async fn head(
     let range = Range { after, through: Some(head.position), order: Order::Descending };
     let limit = HEAD_ENTRIES_MIN.max(feed.page_size);
     let selection = state.selection.and(&query.filter);
-    let mut read = journal.read(&selection, range, limit, query.payload()).await?;
+    let mut read = journal.read(&selection, range, limit, query.columns()).await?;
     let mut links = vec![("self", head_url(feeds, feed, query)), ("current", head_url(feeds, feed, query))];
     match border {
         // Pages hold other events, too, or are being cut: the older ones follow from the beginning.

@@ -42,7 +42,8 @@ pub(super) async fn feeds(
 ) -> Result<Response, Problem> {
     client.must(&Scope::Read)?;
     let mut items = Vec::new();
-    for feed in &feeds.inner.feeds {
+    // A client is not told of feeds that have nothing for it.
+    for feed in feeds.inner.feeds.iter().filter(|feed| client.visible.may_meet(&feed.filter)) {
         items.push(item(&feeds, feed, &client).await?);
     }
     let headers_of = |media_type| {

@@ -120,10 +120,10 @@ impl Query {
 
     /// Data may be large, so a document with it ends where it must; a numbered page has all its entries.
     pub(super) fn has_pages(&self) -> bool {
-        self.payload() == Columns::ENVELOPE
+        self.columns() == Columns::ENVELOPE
     }
 
-    pub(super) fn payload(&self) -> Columns {
+    pub(super) fn columns(&self) -> Columns {
         if self.embed || self.format == Format::CloudEvents { Columns::ALL } else { Columns::ENVELOPE }
     }
 

@@ -1,10 +1,11 @@
 //! Who asks, for the length of one request: every read of the journal goes through it, and what one request may take.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_graphql::{ContextBase, ContextSelectionSet, Lookahead, ServerError, ServerResult};
+use tokio::sync::OnceCell;
 
 use super::batch::Batch;
 use super::directory::Directory;
@@ -12,10 +13,11 @@ use super::documents::Documents;
 use super::event::EventNode;
 use super::failure::{Failure, TOO_COMPLEX};
 use super::plan::Plan;
+use super::sieve::Sieve;
 use super::types::Types;
 use crate::event::{Cursor, event_id_of_atom_id, is_uuid};
 use crate::filter::Selection;
-use crate::journal::{Columns, Journal};
+use crate::journal::{self, Columns, Head, Journal, Page, Range};
 
 /// Most bytes of events in one answer: aliases can repeat them without cost.
 const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -38,6 +40,10 @@ pub(super) struct Caller {
     payload_bytes: AtomicUsize,
     errors: AtomicUsize,
     plans: Mutex<Plans>,
+    /// Bytes of payloads that were read; one reads at a time, so that many roots do not hold very much.
+    read_bytes: tokio::sync::Mutex<usize>,
+    head: OnceCell<Head>,
+    pub(super) counted: OnceCell<BTreeMap<String, journal::EventType>>,
     events: Batch<(String, Columns), Option<EventNode>>,
     versions: Batch<(String, String), Option<Option<i64>>>,
 }
@@ -51,7 +57,8 @@ impl Caller {
         selection: Selection,
         resumed_from: Option<String>,
     ) -> Self {
-        let (reached, payload_bytes, errors, plans, events, versions) = Default::default();
+        let (reached, payload_bytes, errors, plans) = Default::default();
+        let (read_bytes, head, counted, events, versions) = Default::default();
         Self {
             journal,
             types,
@@ -63,6 +70,9 @@ impl Caller {
             payload_bytes,
             errors,
             plans,
+            read_bytes,
+            head,
+            counted,
             events,
             versions,
         }
@@ -99,6 +109,35 @@ impl Caller {
         let plan = Arc::new(Plan::new(ctx, event_type)?);
         plans().insert(key, plan.clone());
         Ok(plan)
+    }
+
+    /// The head of the journal, for this request.
+    pub(super) async fn head(&self) -> Result<Head, Failure> {
+        Ok(*self.head.get_or_try_init(|| self.journal.head()).await?)
+    }
+
+    /// Reads a page; refuses when the request has read very much already.
+    pub(super) async fn read(
+        &self,
+        sieve: &Sieve,
+        selection: &Selection,
+        range: Range,
+        limit: usize,
+        columns: Columns,
+    ) -> Result<Page, Failure> {
+        let mut read_bytes = self.read_bytes.lock().await;
+        self.may_read(*read_bytes)?;
+        let page = sieve.read(&self.journal, selection, range, limit, columns).await?;
+        *read_bytes += page.entries.iter().map(|entry| entry.event.payload_bytes()).sum::<usize>();
+        Ok(page)
+    }
+
+    fn may_read(&self, bytes: usize) -> Result<(), Failure> {
+        if bytes <= PAYLOAD_BYTES_MAX {
+            return Ok(());
+        }
+        let detail = format!("this request has read {bytes} bytes of data already; ask for smaller pages");
+        Err(Failure::new(TOO_COMPLEX, detail))
     }
 
     /// Counts payload bytes that go into the answer.
@@ -144,7 +183,11 @@ impl Caller {
     pub(super) async fn events(&self, ids: &[String], columns: Columns) -> Result<Vec<Option<EventNode>>, Failure> {
         // Feeds show them as Atom ids.
         let ids: Vec<String> = ids.iter().map(|id| event_id_of_atom_id(id).unwrap_or_else(|| id.clone())).collect();
+        let mut read_bytes = self.read_bytes.lock().await;
+        self.may_read(*read_bytes)?;
         let found = self.journal.by_ids(&self.selection, &ids, columns.with(Columns::ID)).await?;
+        *read_bytes += found.iter().map(|entry| entry.event.payload_bytes()).sum::<usize>();
+        drop(read_bytes);
         let by_id: HashMap<String, EventNode> =
             found.into_iter().map(|entry| (entry.event.id.clone(), EventNode(Arc::new(entry)))).collect();
         let node = |id: &String| match by_id.get(id) {

@@ -8,6 +8,7 @@ use super::caller::{Caller, columns};
 use super::event::{EventList, EventNode};
 use super::failure::Failure;
 use super::scalars::DateTime;
+use super::schema::Aggregate;
 use super::sieve::{DataMatch, Sieve};
 use crate::filter::Filter;
 use crate::journal::{Columns, Order, Range};
@@ -40,13 +41,14 @@ impl Paging {
         Ok((size, name == "last"))
     }
 
-    /// One read of the journal, narrowed to events of `of`. The event under the cursor at which the page starts is read along: where it is one
+    /// One read of the journal, narrowed to the aggregate `of` if there is one. The event under the cursor at which the page starts is read along: where it is one
     /// of the connection's, there is a page on that side.
-    pub(super) async fn page(self, ctx: &Context<'_>, of: &Filter) -> Result<EventConnection, Failure> {
+    pub(super) async fn page(self, ctx: &Context<'_>, of: Option<&Aggregate>) -> Result<EventConnection, Failure> {
         let caller = Caller::of(ctx);
         let (size, backward) = self.size()?;
         let (filter, sieve) = self.filter.unwrap_or_default().split()?;
-        let selection = caller.of_feed(self.feed.as_deref())?.and(of).and(&filter);
+        let selection = caller.of_feed(self.feed.as_deref())?.and(&filter);
+        let selection = of.map(|of| selection.of_aggregate(&of.r#type, &of.key)).unwrap_or(selection);
         let descending = self.order == Some(SortOrder::Desc);
         let (lower, upper) = if descending { (&self.before, &self.after) } else { (&self.after, &self.before) };
         let lower = caller.locate(lower.as_deref()).await?;
@@ -64,9 +66,10 @@ impl Paging {
         let look = ctx.look_ahead();
         let columns = columns(&[look.field("nodes"), look.field("edges").field("node")]);
         let limit = size + usize::from(edge.is_some());
-        let page = sieve.read(&caller.journal, &selection, range, limit, columns).await?;
+        let page = caller.read(&sieve, &selection, range, limit, columns).await?;
 
-        let (mut entries, covered) = (page.entries, page.covered);
+        // Where `after` lies behind `before`, the range is empty and begins before the place that was asked for.
+        let (mut entries, covered) = (page.entries, page.covered.max(lower.unwrap_or(0)));
         let behind = edge.is_some() && entries.first().map(|entry| entry.position) == edge;
         if behind {
             entries.remove(0);
@@ -107,8 +110,8 @@ impl Caller {
     /// The position after which a listing begins.
     pub(super) async fn start(&self, from: StartPosition) -> Result<i64, Failure> {
         match from {
-            StartPosition::Origin(Origin::Beginning) => Ok(0),
-            StartPosition::Origin(Origin::Latest) => Ok(self.journal.head().await?.position),
+            StartPosition::Origin(Origin::Beginning) => Ok((self.journal.known_past().oldest - 1).max(0)),
+            StartPosition::Origin(Origin::Latest) => Ok(self.head().await?.position),
             StartPosition::Cursor(cursor) => Ok(self.journal.locate(&self.selection, &cursor).await?),
             StartPosition::Time(time) => Ok(self.journal.before_time(time.0).await?),
             StartPosition::EventId(id) => {

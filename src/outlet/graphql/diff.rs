@@ -64,6 +64,9 @@ impl Diff {
                 for member in old.values.keys().filter(|member| !new.values.contains_key(*member)) {
                     self.breaks(format!("clients that send `{name}.{member}`: the member is gone"));
                 }
+                for member in new.values.keys().filter(|member| !old.values.contains_key(*member)) {
+                    self.other.push(format!("`{name}.{member}` is new"));
+                }
             }
             (ExtendedType::InputObject(old), ExtendedType::InputObject(new)) => {
                 let inputs =
@@ -186,6 +189,7 @@ mod tests {
         let other = [
             "`A.added` is new",
             "`A.same` is deprecated",
+            "`Kind.THREE` is new",
             "`N` may be `B`: clients that tell types apart meet a new one",
             "`Query.a(y)` has another default",
             "the type `B` is new",

@@ -21,6 +21,8 @@ pub struct Directory {
     pub feeds: Vec<FeedInfo>,
     /// How the sources are doing, when asked.
     pub sources: Box<dyn Fn() -> Vec<SourceInfo> + Send + Sync>,
+    /// How the outside reaches the gateway.
+    pub public_url: String,
     /// Ends subscriptions.
     pub stopping: CancellationToken,
 }
@@ -50,7 +52,8 @@ const FEED_ID: &str = "feed//";
 impl Caller {
     /// The types that the client may see, by name: those that were journaled and those that the catalogue lists.
     pub(super) async fn event_types(&self) -> Result<Vec<EventType>, Failure> {
-        let mut counted = self.journal.event_types(&self.selection).await?;
+        let counted = self.counted.get_or_try_init(|| self.journal.event_types(&self.selection)).await?;
+        let mut counted = counted.clone();
         let shows = |name: &&str| self.selection.filters().iter().all(|filter| filter.lets_type_through(name));
         for name in self.directory.catalogue.listed().filter(shows) {
             counted.entry(name.to_owned()).or_default();
@@ -63,7 +66,8 @@ impl Caller {
     }
 
     pub(super) fn feeds(&self) -> Vec<Feed> {
-        self.directory.feeds.iter().cloned().map(Feed).collect()
+        let shown = self.directory.feeds.iter().filter(|feed| self.selection.may_meet(&feed.filter));
+        shown.cloned().map(Feed).collect()
     }
 
     /// The event type or feed with this id.
@@ -79,7 +83,8 @@ impl Caller {
     /// The events of a feed that the client may see.
     pub(super) fn of_feed(&self, name: Option<&str>) -> Result<Selection, Failure> {
         let Some(name) = name else { return Ok(self.selection.clone()) };
-        let feed = self.directory.feeds.iter().find(|feed| feed.name == name);
+        let mut feeds = self.directory.feeds.iter();
+        let feed = feeds.find(|feed| feed.name == name && self.selection.may_meet(&feed.filter));
         let unknown = || Failure::input(format!("`feed`: there is no feed `{name}`; `feeds` lists them"));
         Ok(self.selection.and(&feed.ok_or_else(unknown)?.filter))
     }
@@ -176,7 +181,7 @@ impl Feed {
 }
 
 async fn head_cursor(caller: &Caller) -> Option<Result<String, Failure>> {
-    Some(caller.journal.head().await.map(|head| caller.cursor(head.position)).map_err(Failure::from))
+    Some(caller.head().await.map(|head| caller.cursor(head.position)))
 }
 
 /// The journal: all events, in the order in which they were journaled.
@@ -193,7 +198,7 @@ impl JournalState {
     /// What is after it is kept.
     async fn tail_cursor(&self, ctx: &Context<'_>) -> Option<Result<String, Failure>> {
         let caller = Caller::of(ctx);
-        Some(caller.journal.head().await.map(|head| caller.cursor(head.oldest - 1)).map_err(Failure::from))
+        Some(caller.head().await.map(|head| caller.cursor(head.oldest - 1)))
     }
 
     /// The sources whose events you may all see.

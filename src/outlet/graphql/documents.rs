@@ -18,7 +18,7 @@ use async_graphql::parser::types::{ExecutableDocument, Field, OperationDefinitio
 use async_graphql::{Pos, Positioned, ServerError, Variables};
 
 use super::failure::{BAD_INPUT, Code, Failure, INTERNAL, PARSE, VALIDATION, coded};
-use super::measure;
+use super::measure::{self, Extent};
 use super::normal::Normal;
 use super::trusted::Trusted;
 use crate::json::Plain;
@@ -77,7 +77,8 @@ impl Kept {
 /// All documents that this schema was asked with.
 pub(super) struct Documents {
     schema: Valid<Schema>,
-    introspection: bool,
+    pub(super) introspection: bool,
+    pub(super) extent: Extent,
     kept: Mutex<Kept>,
 }
 
@@ -96,7 +97,14 @@ pub(super) fn parse(text: &str) -> Result<ExecutableDocument, Refusal> {
 
 impl Documents {
     pub(super) fn new(schema: Valid<Schema>, introspection: bool) -> Self {
-        Self { schema, introspection, kept: Mutex::default() }
+        let fields = |kind: &ExtendedType| match kind {
+            ExtendedType::Object(object) => object.fields.len(),
+            ExtendedType::Interface(interface) => interface.fields.len(),
+            ExtendedType::InputObject(object) => object.fields.len(),
+            _ => 0,
+        };
+        let extent = Extent { types: schema.types.len(), fields: schema.types.values().map(fields).sum() };
+        Self { schema, introspection, extent, kept: Mutex::default() }
     }
 
     /// The document of this text.

@@ -8,7 +8,7 @@ use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Opera
 use async_graphql::{EmptyMutation, SDLExportOptions, ServerError, ValidationMode, Value, value};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -20,6 +20,7 @@ use super::event::with_types;
 use super::failure::{BAD_INPUT, Code, Failure, TIMEOUT, VALIDATION, coded};
 use super::live::Live;
 use super::measure::{self, COST_MAX};
+use super::scalars::push_value;
 use super::schema::Query;
 use super::subscription;
 use super::trusted::Trusted;
@@ -89,13 +90,9 @@ pub(super) enum Answer {
     NoQuery,
 }
 
-#[derive(Serialize)]
 struct Response {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ServerError>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     extensions: Option<Value>,
 }
 
@@ -106,7 +103,20 @@ impl Response {
     }
 
     fn text(&self) -> String {
-        serde_json::to_string(self).expect("keys are strings and numbers are finite")
+        let mut text = String::from("{");
+        if !self.errors.is_empty() {
+            text.push_str("\"errors\":");
+            text.push_str(&serde_json::to_string(&self.errors).expect("errors can be written"));
+        }
+        for (name, value) in [("\"data\":", &self.data), ("\"extensions\":", &self.extensions)] {
+            if let Some(value) = value {
+                text.push_str(if text.len() > 1 { "," } else { "" });
+                text.push_str(name);
+                push_value(&mut text, value);
+            }
+        }
+        text.push('}');
+        text
     }
 }
 
@@ -145,7 +155,9 @@ impl Schema {
     pub fn new(catalogue: &Catalogue) -> Result<Self, String> {
         let without = Self::built(Arc::default());
         let reserved: BTreeSet<String> = read_schema(&without.sdl())?.types.keys().map(ToString::to_string).collect();
-        Ok(Self::built(Arc::new(Types::new(catalogue, &reserved)?)))
+        let schema = Self::built(Arc::new(Types::new(catalogue, &reserved)?));
+        read_schema(&schema.sdl()).map_err(|cause| format!("the catalogue makes no GraphQL schema: {cause}"))?;
+        Ok(schema)
     }
 
     fn built(types: Arc<Types>) -> Self {
@@ -232,11 +244,13 @@ impl Engine {
         client: &Client,
         resumed_from: Option<String>,
     ) -> Result<BoxStream<'static, Part>, Refusal> {
+        let permit = self.live.open(&client.name)?;
         let prepared = self.prepare(ask)?;
         let (engine, cost) = (self.clone(), prepared.cost);
         let caller = self.caller(client.visible.clone(), resumed_from);
         if !prepared.is_subscription {
             let answer = async move {
+                let _open = permit;
                 let text = match engine.run(prepared.request.data(caller), cost).await {
                     Answer::Ran(text) | Answer::Refused(_, text) => text,
                     Answer::NoQuery => String::new(),
@@ -245,7 +259,6 @@ impl Engine {
             };
             return Ok(stream::once(answer).boxed());
         }
-        let permit = self.live.open(&client.name)?;
         let responses = self.schema.schema.execute_stream(prepared.request.data(caller.clone()));
         Ok(responses
             .map(move |response| {
@@ -262,8 +275,17 @@ impl Engine {
         operation.is_none_or(|operation| operation.ty == OperationType::Query)
     }
 
+    /// Whether anybody may ask for the schema.
+    pub(super) fn shows_schema(&self) -> bool {
+        self.documents.introspection && !self.trusted.only
+    }
+
     pub(super) fn types(&self) -> &Types {
         &self.schema.types
+    }
+
+    pub(super) fn public_url(&self) -> &str {
+        &self.directory.public_url
     }
 
     /// Resolves when the gateway stops.
@@ -282,7 +304,7 @@ impl Engine {
         let operation = operation(&document.parsed, ask.operation_name.as_deref())?;
         let variables =
             self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default().0)?;
-        let cost = measure::cost(&document.parsed, operation, &variables)?;
+        let cost = measure::cost(&document.parsed, operation, &variables, &self.documents.extent)?;
         let is_subscription = operation.ty == OperationType::Subscription;
         let normal = self.documents.normal(&document, operation, &variables);
         let mut request = async_graphql::Request::new(String::new()).variables(variables);

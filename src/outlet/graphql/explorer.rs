@@ -7,6 +7,7 @@ use url::form_urlencoded;
 
 use super::types::Types;
 use crate::catalogue::shape::Shape;
+use crate::filter::Selection;
 use crate::web::html::{self, escape};
 
 const SCRIPT: &str = include_str!("explorer.js");
@@ -23,7 +24,9 @@ const NEWEST: &str =
     "{\n  events(last: 5) {\n    nodes { id type occurredAt dataJson }\n    pageInfo { startCursor }\n  }\n}";
 
 /// `GET /graphql`, for people.
-pub(super) fn page(types: &Types) -> Response {
+///
+/// The types of events stand there as far as the caller sees them, and where it may ask for the schema.
+pub(super) fn page(types: &Types, visible: Option<&Selection>) -> Response {
     let general = [
         ("the newest events", NEWEST.to_owned()),
         ("types of events", "{\n  eventTypes { name graphqlType count mismatchCount lastSeenAt }\n}".to_owned()),
@@ -36,7 +39,13 @@ pub(super) fn page(types: &Types) -> Response {
             "subscription {\n  events(from: { origin: LATEST }) { cursor caughtUp events { id type } }\n}".to_owned(),
         ),
     ];
-    let typed = (0..types.events.len().min(EXAMPLES_MAX))
+    let shows = |index: &usize| {
+        let name = &types.events[*index].event_type;
+        visible.is_some_and(|visible| visible.filters().iter().all(|filter| filter.lets_type_through(name)))
+    };
+    let typed = (0..types.events.len())
+        .filter(shows)
+        .take(EXAMPLES_MAX)
         .map(|index| (types.events[index].event_type.as_str(), example(types, index)));
     let items = general.into_iter().chain(typed).map(|(title, query)| {
         let encoded: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();

@@ -52,7 +52,8 @@ pub(super) async fn handle(
     } else if let Some(ask) = url_ask(uri.query().unwrap_or_default())? {
         ask
     } else if accept(&headers, &[JSON, "text/html"]) == Some("text/html") {
-        return Ok(explorer::page(engine.types()));
+        let visible = engine.shows_schema().then_some(&client.visible);
+        return Ok(explorer::page(engine.types(), visible));
     } else {
         return Err(Problem::new(Kind::BadRequest, TRY));
     };

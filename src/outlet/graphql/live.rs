@@ -1,11 +1,11 @@
-//! How many operations and connections of each client stay open at a time.
+//! How many streams, operations over WebSockets and connections of each client are open at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::failure::{Failure, RATE_LIMITED};
 
-/// Subscriptions and WebSocket connections of one client, together.
+/// Subscriptions, operations over WebSockets and these themselves, of one client, together.
 const OPEN_MAX: usize = 200;
 
 /// Counts what is open, by client.
@@ -24,7 +24,7 @@ impl Live {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(client.to_owned()).or_default();
         if *count >= OPEN_MAX {
-            let detail = format!("{OPEN_MAX} subscriptions and connections of this client are open; end one first");
+            let detail = format!("{OPEN_MAX} operations and connections of this client are open; end one first");
             return Err(Failure::new(RATE_LIMITED, detail));
         }
         *count += 1;

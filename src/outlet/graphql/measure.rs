@@ -29,6 +29,36 @@ const SELECTIONS_MAX: usize = 5_000;
 const INTROSPECTION_LISTS_MAX: usize = 2;
 const INTROSPECTION_LIST: u64 = 10;
 pub(super) const COST_MAX: u64 = 5_000;
+/// Values in an answer, as far as they can be counted before: scalars cost nothing, but a small text can ask for very many.
+const VALUES_MAX: u64 = 200_000;
+/// Types of events, of which `eventTypes` may list so many without being counted.
+const EVENT_TYPES: u64 = 200;
+
+/// How large the schema is: introspection lists all of it.
+pub(super) struct Extent {
+    pub(super) types: usize,
+    /// Of all types together.
+    pub(super) fields: usize,
+}
+
+impl Extent {
+    /// Introspection of everything may take more.
+    fn values_max(&self) -> u64 {
+        VALUES_MAX.max(100 * self.fields as u64)
+    }
+
+    /// How many items a list that is no connection has, on average.
+    fn items(&self, list: &str) -> u64 {
+        match list {
+            "types" => self.types as u64,
+            "fields" | "inputFields" => (self.fields / self.types.max(1) + 1) as u64,
+            "enumValues" | "possibleTypes" | "interfaces" | "args" | "directives" | "locations" => 4,
+            "eventTypes" => EVENT_TYPES,
+            "feeds" | "sources" => 10,
+            _ => 1,
+        }
+    }
+}
 
 /// Refuses a text that is too long, or nested so deep that parsing it could exhaust the stack.
 pub(super) fn scan(text: &str) -> Result<(), Failure> {
@@ -109,8 +139,15 @@ pub(super) fn cost(
     document: &ExecutableDocument,
     operation: &OperationDefinition,
     variables: &Variables,
+    extent: &Extent,
 ) -> Result<u64, Failure> {
-    let size = Walk::new(document, operation, variables).set(&operation.selection_set.node, 0)?;
+    let mut walk = Walk::new(document, operation, variables);
+    walk.extent = Some(extent);
+    let size = walk.set(&operation.selection_set.node, 0)?;
+    if size.values.saturating_add(size.values_each) > extent.values_max() {
+        let detail = format!("the answer would have some {} values; ask for less", size.values);
+        return Err(Failure::new(TOO_COMPLEX, detail));
+    }
     let cost = size.once.saturating_add(size.each);
     if cost > COST_MAX {
         let detail = format!("the query costs {cost}, more than {COST_MAX}; ask for smaller pages");
@@ -128,6 +165,9 @@ struct Size {
     lists: usize,
     once: u64,
     each: u64,
+    /// Values of any kind, and those that a connection has once an edge.
+    values: u64,
+    values_each: u64,
 }
 
 impl Size {
@@ -138,6 +178,8 @@ impl Size {
         self.lists = self.lists.max(other.lists);
         self.once = self.once.saturating_add(other.once);
         self.each = self.each.saturating_add(other.each);
+        self.values = self.values.saturating_add(other.values);
+        self.values_each = self.values_each.saturating_add(other.values_each);
     }
 }
 
@@ -146,13 +188,15 @@ struct Walk<'a> {
     operation: &'a OperationDefinition,
     variables: &'a Variables,
     introspection: bool,
+    /// Nothing: only the form is of interest.
+    extent: Option<&'a Extent>,
     /// Nothing: being measured right now.
     fragments: HashMap<&'a Name, Option<Size>>,
 }
 
 impl<'a> Walk<'a> {
     fn new(document: &'a ExecutableDocument, operation: &'a OperationDefinition, variables: &'a Variables) -> Self {
-        Self { document, operation, variables, introspection: true, fragments: HashMap::new() }
+        Self { document, operation, variables, introspection: true, extent: None, fragments: HashMap::new() }
     }
 
     fn set(&mut self, set: &'a SelectionSet, level: usize) -> Result<Size, Failure> {
@@ -218,7 +262,7 @@ impl<'a> Walk<'a> {
             return Err(Failure::new(VALIDATION, "introspection is switched off in this gateway"));
         }
         if field.selection_set.node.items.is_empty() {
-            return Ok(Size { roots: 1, depth: 1, ..Size::default() });
+            return Ok(Size { roots: 1, depth: 1, values: 1, ..Size::default() });
         }
         let inner = self.set(&field.selection_set.node, level + 1)?;
         let page = self.number(field, "first").or(self.number(field, "last"));
@@ -226,7 +270,8 @@ impl<'a> Walk<'a> {
         let items = inner.each.saturating_mul(page);
         let whole = inner.once.saturating_add(items).saturating_add(1);
         let batch = self.number(field, "batch").filter(|_| self.operation.ty == OperationType::Subscription);
-        let whole = whole.saturating_mul(batch.unwrap_or(1).clamp(1, PAGE_MAX as u64));
+        let batch = batch.map(|batch| batch.clamp(1, PAGE_MAX as u64));
+        let whole = whole.saturating_mul(batch.unwrap_or(1));
         let ids = self.number(field, "ids").map(|ids| ids.min(IDS_MAX as u64));
         let is_list = matches!(name, "fields" | "inputFields" | "interfaces" | "possibleTypes");
         let (once, each) = match (name, ids) {
@@ -236,7 +281,14 @@ impl<'a> Walk<'a> {
             _ => (whole, 0),
         };
         let lists = inner.lists + usize::from(is_list);
-        Ok(Size { roots: 1, selections: inner.selections, depth: inner.depth + 1, lists, once, each })
+        let items = self.extent.map_or(1, |extent| extent.items(name)).saturating_mul(ids.unwrap_or(1));
+        let values = inner.values.saturating_add(inner.values_each.saturating_mul(page)).saturating_add(1);
+        let (values, values_each) = match (name, ids) {
+            ("nodes" | "edges", None) => (0, values),
+            _ => (values.saturating_mul(items).saturating_mul(batch.unwrap_or(1)), 0),
+        };
+        let (selections, depth) = (inner.selections, inner.depth + 1);
+        Ok(Size { roots: 1, selections, depth, lists, once, each, values, values_each })
     }
 
     /// The number that an argument is, or the length of the list that it is.
@@ -262,12 +314,14 @@ mod tests {
     use super::*;
     use async_graphql::parser::parse_query;
 
+    const EXTENT: Extent = Extent { types: 50, fields: 500 };
+
     fn cost(text: &str) -> Result<u64, Code> {
         scan(text).map_err(|failure| failure.code)?;
         let document = parse_query(text).expect("a document");
         let (_, operation) = document.operations.iter().next().expect("an operation");
-        let measured =
-            check(&document, true).and_then(|()| super::cost(&document, &operation.node, &Variables::default()));
+        let measured = check(&document, true)
+            .and_then(|()| super::cost(&document, &operation.node, &Variables::default(), &EXTENT));
         measured.map_err(|failure| failure.code)
     }
 
@@ -299,6 +353,18 @@ mod tests {
         assert_eq!(cost(&"{a".repeat(10_000)), Err(TOO_DEEP));
         assert_eq!(cost(&format!("{{ {} }}", "a ".repeat(5_000))), Err(TOO_COMPLEX));
         assert_eq!(cost(&format!("{{ {} }}", "a ".repeat(21))), Err(TOO_COMPLEX));
+    }
+
+    #[test]
+    fn scalars_count_where_there_are_very_many() {
+        let aliases = |name: &str, count: usize| (0..count).map(|n| format!("a{n}: {name} ")).collect::<String>();
+        assert_eq!(cost(&format!("{{ events(first: 200) {{ nodes {{ {} }} }} }}", aliases("id", 900))), Ok(201));
+        assert_eq!(
+            cost(&format!("{{ events(first: 200) {{ nodes {{ {} }} }} }}", aliases("id", 1_500))),
+            Err(TOO_COMPLEX)
+        );
+        let types = format!("{{ __schema {{ types {{ fields {{ {} }} }} }} }}", aliases("name", 600));
+        assert_eq!(cost(&types), Err(TOO_COMPLEX));
     }
 
     #[test]

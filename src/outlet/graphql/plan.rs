@@ -10,7 +10,7 @@ use super::data::{Found, Want};
 use super::event::{EVENT, NODE};
 use super::failure::{DATA_MISMATCH, Failure, INTERNAL};
 use super::normal::collect;
-use super::scalars::{DateTime, Long, push_text, push_time};
+use super::scalars::{DateTime, Long, push_text, push_time, push_value};
 use super::schema::Aggregate;
 use crate::event::{Entry, Event};
 use crate::projection::Picks;
@@ -103,7 +103,7 @@ impl Plan {
                 Step::Data { want, field } => data(&ctx.with_field(field), want, entry, out)?,
                 Step::Aggregate(_) => {
                     let value = aggregates.next().unwrap_or_default();
-                    out.push_str(&serde_json::to_string(&value).unwrap_or_default());
+                    push_value(out, &value);
                 }
                 Step::Failed(error, field) => nulled(&ctx.with_field(field), error.clone(), out),
             }

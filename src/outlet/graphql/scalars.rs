@@ -25,6 +25,39 @@ pub(super) fn push_text(out: &mut String, text: &str) {
     }
 }
 
+/// Appends a value as JSON. What is JSON already is copied: the engine's own writing would read it once more.
+pub(super) fn push_value(out: &mut String, value: &Value) {
+    match value {
+        Value::Object(fields) => {
+            if let (1, Some(Value::String(json))) = (fields.len(), fields.get(RAW_TOKEN)) {
+                return out.push_str(json);
+            }
+            out.push('{');
+            for (n, (name, value)) in fields.iter().enumerate() {
+                out.push_str(if n > 0 { "," } else { "" });
+                push_text(out, name);
+                out.push(':');
+                push_value(out, value);
+            }
+            out.push('}');
+        }
+        Value::List(items) => {
+            out.push('[');
+            for (n, item) in items.iter().enumerate() {
+                out.push_str(if n > 0 { "," } else { "" });
+                push_value(out, item);
+            }
+            out.push(']');
+        }
+        Value::String(text) => push_text(out, text),
+        Value::Enum(name) => push_text(out, name),
+        Value::Boolean(true) => out.push_str("true"),
+        Value::Boolean(false) => out.push_str("false"),
+        Value::Number(number) => out.push_str(&number.to_string()),
+        Value::Null | Value::Binary(_) => out.push_str("null"),
+    }
+}
+
 /// Appends a time as JSON, or null.
 pub(super) fn push_time(out: &mut String, time: Option<&DateTime>) {
     match time {

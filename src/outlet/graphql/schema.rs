@@ -9,7 +9,6 @@ use super::event::{EventNode, EventsOrNull, Node};
 use super::failure::Failure;
 use super::scalars::Long;
 use crate::event::escape;
-use crate::filter::Filter;
 use crate::journal::Columns;
 
 pub(super) const IDS_MAX: usize = 100;
@@ -82,7 +81,7 @@ impl Query {
         #[graphql(default_with = "Some(SortOrder::Asc)")] order: Option<SortOrder>,
     ) -> Result<EventConnection, Failure> {
         let paging = Paging { first, after, last, before, from, filter, feed, order };
-        paging.page(ctx, &Filter::default()).await
+        paging.page(ctx, None).await
     }
 
     /// An aggregate: what the events of one thing are about.
@@ -167,11 +166,6 @@ impl Aggregate {
         filter: Option<EventFilter>,
     ) -> Result<EventConnection, Failure> {
         let paging = Paging { first, after, last, before, from: None, filter, feed: None, order: None };
-        let mine = Filter {
-            aggregate_types: vec![self.r#type.clone()],
-            aggregate_ids: vec![self.key.clone()],
-            ..Filter::default()
-        };
-        paging.page(ctx, &mine).await
+        paging.page(ctx, Some(self)).await
     }
 }

@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::scalars::{DateTime, Json};
 use crate::event::{Entry, Micros};
 use crate::filter::Selection;
-use crate::journal::{Columns, Error, Journal, Order, Page, Range};
+use crate::journal::{Columns, Error, Journal, Order, Page, READ_BYTES_MAX, Range};
 use crate::projection::Match;
 
 /// Entries that one request looks at. A page may then be short, or empty; its cursor tells where to go on.
@@ -23,7 +23,7 @@ pub(super) struct DataMatch {
     eq: Json,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Sieve {
     occurred_from: Option<Micros>,
     occurred_before: Option<Micros>,
@@ -51,7 +51,7 @@ impl Sieve {
         Ok(Self { occurred_from: from, occurred_before: before, data: data.collect::<Result<_, _>>()? })
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.occurred_from.is_none() && self.occurred_before.is_none() && self.data.is_empty()
     }
 
@@ -80,16 +80,17 @@ impl Sieve {
         if self.is_open() {
             return journal.read_settled(selection, range, limit, columns).await;
         }
-        let (mut found, mut looked_at) = (Vec::new(), 0);
+        let (mut found, mut looked_at, mut bytes) = (Vec::new(), 0, 0);
         loop {
             let page = journal.read(selection, range, CHUNK, self.columns(columns)).await?;
             for entry in page.entries {
                 let position = entry.position;
                 if self.lets_through(&entry) {
+                    bytes += entry.event.payload_bytes();
                     found.push(entry);
                 }
-                if found.len() > limit {
-                    found.truncate(limit);
+                if found.len() > limit || bytes > READ_BYTES_MAX {
+                    found.truncate(limit.max(1));
                     let last = found.last().map_or(position, |entry| entry.position);
                     let covered = if range.order == Order::Ascending { last } else { last - 1 };
                     return Ok(Page { entries: found, covered, more: true, head: page.head });

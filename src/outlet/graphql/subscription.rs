@@ -37,18 +37,16 @@ impl Root {
         let columns = sieve.columns(columns(&[ctx.look_ahead().field("events")]));
         let stopping = caller.directory.stopping.clone();
         let follower = Follower::new(caller.journal.clone(), selection, columns, after, size, stopping);
+        let follower = match sieve.is_open() {
+            true => follower,
+            false => follower.only(Box::new(move |entry| sieve.lets_through(entry))),
+        };
         // Ends after an error.
-        Ok(stream::unfold(Some(follower), move |follower| {
-            let sieve = sieve.clone();
-            async move {
-                let mut follower = follower?;
-                match follower.next().await {
-                    Ok(page) => {
-                        let batch = EventBatch::new(caller, page?, |entry| sieve.lets_through(entry));
-                        Some((Ok(batch), Some(follower)))
-                    }
-                    Err(cause) => Some((Err(Failure::from(cause)), None)),
-                }
+        Ok(stream::unfold(Some(follower), move |follower| async move {
+            let mut follower = follower?;
+            match follower.next().await {
+                Ok(page) => Some((Ok(EventBatch::new(caller, page?)), Some(follower))),
+                Err(cause) => Some((Err(Failure::from(cause)), None)),
             }
         }))
     }
@@ -65,10 +63,10 @@ pub(super) struct EventBatch {
 }
 
 impl EventBatch {
-    fn new(caller: &Caller, page: Page, matches: impl Fn(&crate::event::Entry) -> bool) -> Self {
+    fn new(caller: &Caller, page: Page) -> Self {
         let caught_up = page.is_last();
         caller.new_batch(page.covered);
-        let events = page.entries.into_iter().filter(matches).map(|entry| EventNode(Arc::new(entry)));
+        let events = page.entries.into_iter().map(|entry| EventNode(Arc::new(entry)));
         Self { cursor: caller.cursor(page.covered), events: EventList(events.collect()), caught_up }
     }
 }

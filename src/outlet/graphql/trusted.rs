@@ -17,7 +17,7 @@ const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The documents of a manifest.
 #[derive(Default)]
 pub(super) struct Trusted {
-    only: bool,
+    pub(super) only: bool,
     by_id: HashMap<String, Arc<str>>,
     texts: HashSet<Arc<str>>,
 }

@@ -103,13 +103,14 @@ impl Types {
             data.description = Some(about.to_owned());
             fields.insert("data".to_owned(), data);
             let about = event.about.clone().unwrap_or_else(|| format!("The events of type `{}`.", event.event_type));
-            let object = ObjectBuilder::new(&event.name, fields).description(Some(about)).rust_typename("EventNode");
+            let object =
+                ObjectBuilder::new(&event.name, fields).description(Some(described(&about))).rust_typename("EventNode");
             registry.types.insert(event.name.clone(), object.build());
         }
         for object in &self.objects {
             let field = |(name, field): (&String, &FieldType)| (name.clone(), self.field(name, field));
             let fields = object.fields.iter().map(field).collect();
-            let builder = ObjectBuilder::new(&object.name, fields).description(object.about.clone());
+            let builder = ObjectBuilder::new(&object.name, fields).description(object.about.as_deref().map(described));
             registry.types.insert(object.name.clone(), builder.rust_typename("Data").build());
         }
     }
@@ -118,7 +119,7 @@ impl Types {
         let mut meta = MetaField::new(name, self.text(&field.shape));
         let renamed = (name != field.attribute).then(|| format!("`{}` in JSON.", field.attribute));
         let about: Vec<&str> = [field.about.as_deref(), renamed.as_deref()].into_iter().flatten().collect();
-        meta.description = (!about.is_empty()).then(|| about.join(" "));
+        meta.description = (!about.is_empty()).then(|| described(&about.join(" ")));
         if field.deprecated {
             meta.deprecation = Deprecation::Deprecated { reason: None };
         }
@@ -196,6 +197,12 @@ fn free(name: String, is_taken: impl Fn(&str) -> bool) -> String {
     names.find(|name| !is_taken(name)).expect("numbers don't end")
 }
 
+/// A description that can stand between the quotes of an SDL, which the engine does not escape.
+fn described(text: &str) -> String {
+    let plain = |c: char| !c.is_control() || c == '\n';
+    text.replace("\"\"\"", "'''").replace('\\', "/").chars().filter(|c| plain(*c)).collect()
+}
+
 /// `issues.opened` → `IssuesOpened`.
 fn pascal(text: &str) -> String {
     let mut name = String::new();
@@ -212,7 +219,7 @@ fn clean(name: &str) -> String {
     let cleaned: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let body = cleaned.trim_start_matches('_');
     match cleaned.len() - body.len() {
-        0 if body.starts_with(|c: char| c.is_ascii_digit()) => format!("_{body}"),
+        0 if body.is_empty() || body.starts_with(|c: char| c.is_ascii_digit()) => format!("_{body}"),
         0 => cleaned,
         _ => format!("_{body}"),
     }
@@ -232,7 +239,7 @@ mod tests {
         for (text, name) in
             [("cart-id", "cart_id"), ("1st", "_1st"), ("__x", "_x"), ("_x", "_x"), ("é", "_"), ("", "_")]
         {
-            assert_eq!(clean(text), if text.is_empty() { "" } else { name });
+            assert_eq!(clean(text), name);
         }
     }
 

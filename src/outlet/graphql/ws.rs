@@ -58,7 +58,7 @@ pub(super) fn upgrade(
     headers: &HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
-    if !is_own_page(headers) {
+    if !is_own_page(headers, engine.public_url()) {
         let detail = "a page of another origin may not open a WebSocket here";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
@@ -72,11 +72,13 @@ pub(super) fn upgrade(
 
 /// Browsers say which page opens the connection, and let any do so: what a page may not read otherwise it must not read
 /// here.
-fn is_own_page(headers: &HeaderMap) -> bool {
+fn is_own_page(headers: &HeaderMap, public_url: &str) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
     let origin = origin.as_bytes();
-    ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme.as_bytes()) == Some(host))
+    let own = public_url.as_bytes();
+    let is_public = own.strip_prefix(origin).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')));
+    is_public || ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme.as_bytes()) == Some(host))
 }
 
 /// A message of the server about an operation, or the end of one.
