@@ -134,9 +134,17 @@ impl WantedObject {
     /// Whether it was one. An attribute that is there twice counts as its last: so do most readers of JSON.
     fn write(&self, json: &str, out: &mut String, found: &mut Found) -> bool {
         let mut values: Vec<Option<&str>> = vec![None; self.attributes.len()];
+        // Most data has its attributes in one order, and most queries ask in the same.
+        let mut next = 0;
         let read = members(json, |name, _, value| {
-            if let Some(index) = self.attributes.iter().position(|attribute| attribute == name) {
+            let wanted = &self.attributes;
+            let index = match wanted.get(next) {
+                Some(attribute) if attribute == name => Some(next),
+                _ => wanted.iter().position(|attribute| attribute == name),
+            };
+            if let Some(index) = index {
                 values[index] = Some(value);
+                next = index + 1;
             }
         });
         if read.is_err() {

@@ -14,7 +14,7 @@ use apollo_compiler::response::{GraphQLError, JsonMap};
 use apollo_compiler::schema::{ExtendedType, Schema};
 use apollo_compiler::validation::Valid;
 use async_graphql::parser::parse_query;
-use async_graphql::parser::types::{ExecutableDocument, Field, OperationDefinition, SelectionSet};
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Field, OperationDefinition, SelectionSet};
 use async_graphql::{Pos, Positioned, ServerError, Variables};
 
 use super::failure::{BAD_INPUT, Code, Failure, INTERNAL, PARSE, VALIDATION, coded};
@@ -34,6 +34,8 @@ const ERRORS_MAX: usize = 20;
 pub(super) struct Document {
     pub(super) parsed: ExecutableDocument,
     checked: Valid<Checked>,
+    /// The normal form, where no variable changes it and there is one operation.
+    normal: Option<ExecutableDocument>,
 }
 
 /// Why a document can't be used.
@@ -142,7 +144,14 @@ impl Documents {
         if !wrong.is_empty() {
             return Err(Refusal { code: VALIDATION, errors: wrong });
         }
-        Ok(Document { parsed, checked })
+        // Nothing is skipped where there is no directive.
+        let normal = match &parsed.operations {
+            DocumentOperations::Single(operation) if !text.contains('@') => {
+                Some(self.normalised(&parsed, &operation.node, &Variables::default()))
+            }
+            _ => None,
+        };
+        Ok(Document { parsed, checked, normal })
     }
 
     /// The variables of the operation with this name, coerced to their types, with their defaults.
@@ -182,7 +191,19 @@ impl Documents {
         operation: &OperationDefinition,
         variables: &Variables,
     ) -> ExecutableDocument {
-        Normal { schema: &self.schema, fragments: &document.parsed.fragments, variables }.document(operation)
+        match &document.normal {
+            Some(normal) => normal.clone(),
+            None => self.normalised(&document.parsed, operation, variables),
+        }
+    }
+
+    fn normalised(
+        &self,
+        parsed: &ExecutableDocument,
+        operation: &OperationDefinition,
+        variables: &Variables,
+    ) -> ExecutableDocument {
+        Normal { schema: &self.schema, fragments: &parsed.fragments, variables }.document(operation)
     }
 
     /// One field of an object of this type that selects what all of them do. They are in their normal form.
