@@ -2,16 +2,17 @@
 """A page of 50 events with 10 typed attributes: the CPU time of Postern's process a request against that of PostGraphile 5's,
 on the same events in the same PostgreSQL. Neither the database's nor the load generator's time counts.
 
-    cargo build --release && benches/postgraphile.py
+    cargo build --profile dist && benches/postgraphile.py [binary]      (default: target/dist/postern, what images hold)
 
 Needs npm (PostGraphile and the Node that it asks for are installed below target/), and a PostgreSQL where databases may be
 created: POSTERN_TEST_POSTGRES_URL, else postgres@127.0.0.1:5432. PostGraphile reads a view with a column for each attribute, over
 a table with the data as jsonb: the form in which it is fastest. Neither encrypts its connections to the database.
 """
-import http.client, json, os, pathlib, secrets, signal, socket, statistics, subprocess, threading, time, urllib.request
+import http.client, json, os, pathlib, secrets, signal, socket, statistics, subprocess, sys, threading, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "postgraphile"
+BINARY = sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/dist/postern"
 ADMIN = os.environ.get("POSTERN_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres")
 EVENTS, REQUESTS, CONNECTIONS, TURNS = 1_000, 2_000, 8, 5
 TEXTS = ["cartId", "customerId", "currency", "channel", "country", "coupon", "createdAt", "note"]
@@ -62,7 +63,7 @@ def start_postern(database):
         '[webhooks]\nsealing_key = "q83vEjRWeJC6mP3VbQ7mR1Yk0n8qk0u9cZ3vQ2lH0fE="\n'
         '[events.CartCreated]\nschema = "cart.json"\n'
     )
-    serve = [ROOT / "target/release/postern", "serve", "--config", WORK / "postern.toml"]
+    serve = [BINARY, "serve", "--config", WORK / "postern.toml"]
     # One thread that works, as in Node.
     process = subprocess.Popen(serve, env=os.environ | {"TOKIO_WORKER_THREADS": "1"}, stderr=subprocess.DEVNULL)
     wait_for(f"http://127.0.0.1:{port}/readyz")

@@ -1,7 +1,9 @@
-//! GraphQL: events by id, by place, by filter, with exactly the data that a client picks. Read-only.
+//! GraphQL: events by id, by place, by filter, as they come, with exactly the attributes that a client asks for. Read-only.
 //!
-//! `http` speaks GraphQL over HTTP, `engine` runs operations, `measure` refuses what asks for too much, `schema`,
-//! `event` and `connection` are the schema. Reads the journal with the caller's visibility; knows no other outlet.
+//! The way of a request: `http`, `sse` or `ws` read it; `trusted` and `documents` find the document, which `measure` bounds;
+//! `normal` gives it a form that the `engine` runs; the schema (`schema`, `directory`, `subscription`, `connection`,
+//! `event`) reads the journal through the `caller`; `plan` and `data` write events as text. `types` is what the catalogue
+//! adds to the schema. Knows no other outlet.
 
 mod batch;
 mod caller;
