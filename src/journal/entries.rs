@@ -7,7 +7,8 @@ use futures_util::TryStreamExt as _;
 use sqlx::AssertSqlSafe;
 
 use super::batch::numbered;
-use super::db::{select, with_pool};
+use super::columns::{Columns, entry};
+use super::db::{Db, select, with_pool};
 use super::sources::IDS_MAX;
 use super::{Error, Head, Journal};
 use crate::event::{Entry, Micros, is_uuid};
@@ -39,64 +40,6 @@ pub enum Order {
     Descending,
 }
 
-/// Which columns of entries are read beside position and type. What is not read is empty, or `null`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Columns(u16);
-
-impl Columns {
-    pub const NONE: Self = Self(0);
-    pub const ID: Self = Self(1);
-    pub const SOURCE: Self = Self(1 << 1);
-    /// Type and id.
-    pub const AGGREGATE: Self = Self(1 << 2);
-    pub const VERSION: Self = Self(1 << 3);
-    pub const OCCURRED: Self = Self(1 << 4);
-    pub const RECORDED: Self = Self(1 << 5);
-    pub const LATE: Self = Self(1 << 6);
-    pub const ERASED: Self = Self(1 << 7);
-    /// What feeds show: feed time, summary, what a record of an erasure names.
-    pub const FEED: Self = Self(1 << 8);
-    pub const DATA: Self = Self(1 << 9);
-    pub const METADATA: Self = Self(1 << 10);
-    /// All but data and metadata.
-    pub const ENVELOPE: Self = Self((1 << 9) - 1);
-    pub const ALL: Self = Self((1 << 11) - 1);
-
-    #[must_use]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// In the order in which [`entry`] reads them.
-    fn sql(self) -> String {
-        let mut sql = "e.position, e.type".to_owned();
-        for (column, name) in NAMES {
-            if self.has(column) {
-                sql.push_str(name);
-            }
-        }
-        sql
-    }
-}
-
-const NAMES: [(Columns, &str); 11] = [
-    (Columns::ID, ", e.event_id"),
-    (Columns::SOURCE, ", e.source"),
-    (Columns::AGGREGATE, ", e.aggregate_type, e.aggregate_id"),
-    (Columns::VERSION, ", e.aggregate_version"),
-    (Columns::OCCURRED, ", e.occurred_at"),
-    (Columns::RECORDED, ", e.recorded_at"),
-    (Columns::LATE, ", e.late"),
-    (Columns::ERASED, ", e.erased_at"),
-    (Columns::FEED, ", e.feed_time, e.summary, e.erases"),
-    (Columns::DATA, ", e.data"),
-    (Columns::METADATA, ", e.metadata"),
-];
-
 /// A stretch of the journal as one reader sees it.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -116,55 +59,23 @@ impl Page {
     }
 }
 
-/// Reads a row by index: looking the names up in each row would cost as much as reading them.
-fn entry<'r, R>(row: &'r R, columns: Columns) -> Result<Entry, sqlx::Error>
-where
-    R: sqlx::Row,
-    usize: sqlx::ColumnIndex<R>,
-    i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
-    bool: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
-    String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
-{
-    let mut next = 0..;
-    let mut at = || next.next().unwrap_or_default();
-    let mut entry = Entry { position: row.try_get(at())?, ..Entry::default() };
-    let event = &mut entry.event;
-    event.r#type = row.try_get(at())?;
-    if columns.has(Columns::ID) {
-        event.id = row.try_get(at())?;
-    }
-    if columns.has(Columns::SOURCE) {
-        event.source = row.try_get(at())?;
-    }
-    if columns.has(Columns::AGGREGATE) {
-        (event.aggregate_type, event.aggregate_id) = (row.try_get(at())?, row.try_get(at())?);
-    }
-    if columns.has(Columns::VERSION) {
-        event.aggregate_version = row.try_get(at())?;
-    }
-    if columns.has(Columns::OCCURRED) {
-        event.occurred_at = Micros(row.try_get(at())?);
-    }
-    if columns.has(Columns::RECORDED) {
-        entry.recorded_at = Micros(row.try_get(at())?);
-    }
-    if columns.has(Columns::LATE) {
-        entry.late = row.try_get(at())?;
-    }
-    if columns.has(Columns::ERASED) {
-        entry.erased_at = row.try_get::<Option<i64>, _>(at())?.map(Micros);
-    }
-    if columns.has(Columns::FEED) {
-        entry.feed_time = Micros(row.try_get(at())?);
-        (entry.summary, entry.erases) = (row.try_get(at())?, row.try_get(at())?);
-    }
-    // Null in a row that was erased.
-    let data = if columns.has(Columns::DATA) { row.try_get(at())? } else { None };
-    event.data = data.unwrap_or_else(|| "null".to_owned());
-    if columns.has(Columns::METADATA) {
-        event.metadata = row.try_get(at())?;
-    }
-    Ok(entry)
+/// Reads entries with an executor of either engine until their payloads are too large, and tells how large they were.
+macro_rules! fill {
+    ($executor:expr, $sql:expr, $binds:expr, $columns:expr, $entries:expr) => {{
+        let (after, through, rows, texts) = $binds;
+        let query = sqlx::query(AssertSqlSafe($sql)).bind(after).bind(through).bind(rows);
+        let query = texts.iter().fold(query, |query, text| query.bind(text.as_str()));
+        let (mut rows, mut bytes) = (query.fetch($executor), 0);
+        while let Some(row) = rows.try_next().await? {
+            let entry = entry(&row, $columns)?;
+            bytes += entry.event.payload_bytes();
+            $entries.push(entry);
+            if bytes > READ_BYTES_MAX {
+                break;
+            }
+        }
+        bytes
+    }};
 }
 
 impl Journal {
@@ -229,21 +140,16 @@ impl Journal {
         let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1).saturating_add(1);
         let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
         if through > range.after {
-            with_pool!(self.db(), pool => {
-                let mut query = sqlx::query(AssertSqlSafe(sql)).bind(range.after).bind(through).bind(rows);
-                for text in &condition.binds {
-                    query = query.bind(text.as_str());
+            let binds = (range.after, through, rows, condition.binds);
+            bytes = match self.db() {
+                Db::Sqlite(pool) => fill!(pool, sql, binds, columns, entries),
+                Db::Postgres(pool) => {
+                    let mut connection = self.inner.warm.take(pool).await?;
+                    let bytes = fill!(&mut *connection, sql, binds, columns, entries);
+                    self.inner.warm.give(pool, connection);
+                    bytes
                 }
-                let mut rows = query.fetch(pool);
-                while let Some(row) = rows.try_next().await? {
-                    let entry = entry(&row, columns)?;
-                    bytes += entry.event.payload_bytes();
-                    entries.push(entry);
-                    if bytes > READ_BYTES_MAX {
-                        break;
-                    }
-                }
-            });
+            };
         }
         // Cut by bytes, there may be no more; a reader that comes again finds out.
         let more = entries.len() > limit || bytes > READ_BYTES_MAX;

@@ -6,6 +6,7 @@
 
 mod append;
 mod batch;
+mod columns;
 mod db;
 pub mod deliveries;
 mod entries;
@@ -17,6 +18,7 @@ mod places;
 mod retention;
 mod sources;
 mod types;
+mod warm;
 pub mod webhooks;
 mod writer;
 
@@ -31,8 +33,9 @@ use crate::runtime::{Bell, Clock, Tasks, random_hex};
 use db::{Db, select, with_pool};
 
 pub use append::{Append, Appended, Arrival, Quarantined};
+pub use columns::Columns;
 pub use db::sqlite_path;
-pub use entries::{Columns, Order, Page, READ_BYTES_MAX, Range};
+pub use entries::{Order, Page, READ_BYTES_MAX, Range};
 pub use erasure::Holder;
 pub use follow::{Follower, LOOK_EVERY, LOOKED_AT_MAX};
 pub use pages::{Border, View};
@@ -175,6 +178,7 @@ struct Inner {
     bell: Bell,
     known: Known,
     writer: writer::Writer,
+    warm: warm::Warm,
     url: String,
 }
 
@@ -244,7 +248,8 @@ impl Journal {
         let bell = Bell::default();
         let known = Known::default();
         let writer = writer::Writer::start(&db, bell.clone(), known.clone(), tasks);
-        let inner = Inner { db, id, created_at: Micros(created_at), bell, known, writer, url: config.url.clone() };
+        let (warm, url) = (warm::Warm::default(), config.url.clone());
+        let inner = Inner { db, id, created_at: Micros(created_at), bell, known, writer, warm, url };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -335,6 +340,7 @@ impl Journal {
     /// Waits for what is being written and closes the database.
     pub async fn close(&self) {
         self.inner.writer.finish().await;
+        self.inner.warm.clear();
         self.inner.db.close().await;
     }
 

@@ -1,7 +1,8 @@
 //! Where readers stand: what a cursor, an id or a time means, and whether what follows is still kept.
 
+use super::columns::Columns;
 use super::db::select;
-use super::entries::{Columns, normal_id};
+use super::entries::normal_id;
 use super::{Error, Head, Journal};
 use crate::event::{Cursor, Micros, event_id_of_atom_id};
 use crate::filter::Selection;

@@ -1,26 +1,26 @@
 //! The engine: owns the schema, the limits and the running of operations. Only this folder knows which library it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType};
-use async_graphql::{EmptyMutation, SDLExportOptions, ServerError, ValidationMode, Value, value};
+use async_graphql::{EmptyMutation, SDLExportOptions, ValidationMode};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Config;
+use super::answer::{Answer, Part, refused, told};
+use super::ask::Ask;
 use super::caller::Caller;
 use super::directory::Directory;
 use super::documents::{self, Documents, Refusal, read_schema};
 use super::event::with_types;
-use super::failure::{BAD_INPUT, Code, Failure, TIMEOUT, VALIDATION, coded};
+use super::failure::{Failure, TIMEOUT, VALIDATION};
 use super::live::Live;
-use super::measure::{self, COST_MAX};
-use super::scalars::push_value;
+use super::measure;
 use super::schema::Query;
 use super::subscription;
 use super::trusted::Trusted;
@@ -28,116 +28,10 @@ use super::types::Types;
 use crate::catalogue::Catalogue;
 use crate::filter::Selection;
 use crate::journal::Journal;
-use crate::json::Plain;
 use crate::web::auth::Client;
 
 /// Longest time for one operation.
 const TIME_MAX: Duration = Duration::from_secs(10);
-
-/// What a client sends.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Ask {
-    pub(super) query: Option<String>,
-    document_id: Option<String>,
-    pub(super) operation_name: Option<String>,
-    /// An object.
-    pub(super) variables: Option<Members>,
-    pub(super) extensions: Option<Extensions>,
-}
-
-/// A JSON object, read as [`Plain`] values are.
-#[derive(Default, Deserialize)]
-pub(super) struct Members(BTreeMap<String, Plain>);
-
-/// Those that are known; others are ignored.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Extensions {
-    persisted_query: Option<PersistedQuery>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PersistedQuery {
-    sha256_hash: String,
-}
-
-impl Ask {
-    /// The id of a trusted document: as the draft of GraphQL over HTTP has it, or as Apollo's clients do.
-    pub(super) fn document_id(&self) -> Option<&str> {
-        let persisted = self.extensions.as_ref().and_then(|extensions| extensions.persisted_query.as_ref());
-        self.document_id.as_deref().or_else(|| persisted.map(|persisted| persisted.sha256_hash.as_str()))
-    }
-
-    pub(super) fn set_document_id(&mut self, id: String) {
-        self.document_id = Some(id);
-    }
-
-    /// Whether there is anything to answer.
-    pub(super) fn asks(&self) -> bool {
-        self.query.is_some() || self.document_id().is_some()
-    }
-}
-
-/// The answer to one operation.
-pub(super) enum Answer {
-    /// It ran; `data` and `errors` say how.
-    Ran(String),
-    /// It did not run, or not to its end: `errors` without `data`.
-    Refused(Code, String),
-    /// It is no query, and only queries were allowed.
-    NoQuery,
-}
-
-struct Response {
-    errors: Vec<ServerError>,
-    data: Option<Value>,
-    extensions: Option<Value>,
-}
-
-impl Response {
-    fn new(errors: Vec<ServerError>, data: Option<Value>, cost: Option<u64>) -> Self {
-        let extensions = cost.map(|cost| value!({ "cost": { "requested": cost, "limit": COST_MAX } }));
-        Self { errors, data, extensions }
-    }
-
-    fn text(&self) -> String {
-        let mut text = String::from("{");
-        if !self.errors.is_empty() {
-            text.push_str("\"errors\":");
-            text.push_str(&serde_json::to_string(&self.errors).expect("errors can be written"));
-        }
-        for (name, value) in [("\"data\":", &self.data), ("\"extensions\":", &self.extensions)] {
-            if let Some(value) = value {
-                text.push_str(if text.len() > 1 { "," } else { "" });
-                text.push_str(name);
-                push_value(&mut text, value);
-            }
-        }
-        text.push('}');
-        text
-    }
-}
-
-fn refused(refusal: Refusal, cost: Option<u64>) -> Answer {
-    Answer::Refused(refusal.code, Response::new(refusal.errors, None, cost).text())
-}
-
-impl Refusal {
-    /// As a response.
-    pub(super) fn text(self) -> String {
-        Response::new(self.errors, None, None).text()
-    }
-}
-
-/// One result of an operation that has many.
-pub(super) struct Part {
-    /// Where the next one begins.
-    pub(super) cursor: Option<String>,
-    /// The response.
-    pub(super) text: String,
-}
 
 type EngineSchema = async_graphql::Schema<Query, EmptyMutation, subscription::Root>;
 
@@ -318,16 +212,6 @@ struct Prepared {
     request: async_graphql::Request,
     is_subscription: bool,
     cost: u64,
-}
-
-/// A response as text; with a code if nothing ran.
-fn told(response: async_graphql::Response, cost: u64) -> (Option<Code>, String) {
-    // What fails while it runs has a path.
-    let ran = response.errors.iter().all(|error| !error.path.is_empty());
-    let code = if ran { BAD_INPUT } else { VALIDATION };
-    let errors = response.errors.into_iter().map(|error| coded(error, code)).collect();
-    let text = Response::new(errors, ran.then_some(response.data), Some(cost)).text();
-    ((!ran).then_some(code), text)
 }
 
 /// The operation that is meant.

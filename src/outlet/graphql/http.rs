@@ -14,7 +14,9 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 
-use super::engine::{Answer, Ask, Engine};
+use super::answer::Answer;
+use super::ask::Ask;
+use super::engine::Engine;
 use super::failure::TIMEOUT;
 use super::{explorer, sse, ws};
 use crate::web::auth::{Client, Scope};

@@ -5,6 +5,8 @@
 //! `event`) reads the journal through the `caller`; `plan` and `data` write events as text. `types` is what the catalogue
 //! adds to the schema. Knows no other outlet.
 
+mod answer;
+mod ask;
 mod batch;
 mod caller;
 mod connection;

@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::engine::{Ask, Engine, Part};
+use super::answer::Part;
+use super::ask::Ask;
+use super::engine::Engine;
 use crate::web::auth::Client;
 
 pub(super) const MEDIA_TYPE: &str = "text/event-stream";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::Config;
-use super::engine::Ask;
+use super::ask::Ask;
 use super::failure::{Code, Failure};
 
 const NOT_FOUND: Code = Code("PERSISTED_QUERY_NOT_FOUND");

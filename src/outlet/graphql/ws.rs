@@ -12,7 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::engine::{Ask, Engine, Part};
+use super::answer::Part;
+use super::ask::Ask;
+use super::engine::Engine;
 use super::live::Permit;
 use crate::json::Plain;
 use crate::web::auth::Client;
