@@ -20,7 +20,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
-use gateway::Gateway;
+use gateway::{Gateway, Setting};
 use http::Connection;
 use support::{Comparison, LOAD, Measured, Meter};
 
@@ -35,7 +35,7 @@ const TARGET: f64 = 0.85;
 fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, bare_side) = (support::runtime("gateway")?, support::runtime("bare")?);
-    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, 100, 500)))?;
+    let gateway = gateway_side.block_on(Gateway::start(&Setting::default(), &events::arrivals(EVENTS, 100, 500)))?;
     let address = gateway.app.address();
     let (path, mut page) = gateway_side.block_on(sealed_page(address))?;
     let mut head = gateway_side.block_on(document(address, HEAD, None))?;

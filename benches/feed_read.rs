@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::thread;
 
 use anyhow::ensure;
-use gateway::Gateway;
+use gateway::{Gateway, Setting};
 use http::Connection;
 use postern::event::{Entry, Micros};
 use postern::filter::{Filter, Selection};
@@ -34,7 +34,7 @@ const RENDERINGS: usize = 8_000;
 fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, raw_side) = (support::runtime("gateway")?, support::runtime("raw")?);
-    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, 1_000, 100)))?;
+    let gateway = gateway_side.block_on(Gateway::start(&Setting::default(), &events::arrivals(EVENTS, 1_000, 100)))?;
     let url = gateway.app.journal().url().to_owned();
     let mut raw = raw_side.block_on(SqliteConnection::connect(&url))?;
     let mut comparisons = Vec::new();

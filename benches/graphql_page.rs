@@ -1,13 +1,12 @@
 //! A page of 50 events with 10 typed attributes of their data through GraphQL, against an axum handler written for it, which
 //! reads the same rows of the same journal and writes the same attributes with serde. Eight keep-alive connections.
 
+#[path = "support/databases.rs"]
+mod databases;
 #[path = "support/gateway.rs"]
 mod gateway;
 #[path = "support/http.rs"]
 mod http;
-#[path = "support/raw.rs"]
-#[allow(dead_code, reason = "only its databases are needed")]
-mod raw;
 mod support;
 
 use std::borrow::Cow;
@@ -97,7 +96,7 @@ struct Variables {
 fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, bare_side) = (support::runtime("gateway")?, support::runtime("bare")?);
-    let databases = gateway_side.block_on(raw::Databases::create(["graphql"]))?;
+    let databases = gateway_side.block_on(databases::Databases::create(["graphql"]))?;
     let schema = schema().to_string();
     let events: Vec<Arrival> = (0..EVENTS).map(arrival).collect();
     let mut comparisons = Vec::new();
@@ -107,13 +106,10 @@ fn main() -> anyhow::Result<()> {
             config: "[events.CartCreated]\nschema = \"cart.json\"\n",
             file: Some(("cart.json", &schema)),
         };
-        let gateway = gateway_side.block_on(Gateway::start_with(&setting, &events))?;
+        let gateway = gateway_side.block_on(Gateway::start(&setting, &events))?;
         let journal = match url {
             Some(url) => Rows::Postgres(bare_side.block_on(PgPool::connect(url))?),
-            None => {
-                let path = gateway.folder.path().join("journal.db");
-                Rows::Sqlite(bare_side.block_on(SqlitePool::connect(&format!("sqlite://{}", path.display())))?)
-            }
+            None => Rows::Sqlite(bare_side.block_on(SqlitePool::connect(gateway.app.journal().url()))?),
         };
         let bare = bare_side.block_on(serve(journal))?;
         let body = json!({ "query": QUERY, "variables": { "first": 50 } }).to_string();

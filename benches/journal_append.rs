@@ -4,6 +4,8 @@
 //!
 //! PostgreSQL is the one that `POSTERN_TEST_POSTGRES_URL` names; only the client's side is counted.
 
+#[path = "support/databases.rs"]
+mod databases;
 #[path = "support/events.rs"]
 mod events;
 #[path = "support/raw.rs"]
@@ -11,9 +13,10 @@ mod raw;
 mod support;
 
 use anyhow::ensure;
+use databases::Databases;
 use postern::journal::{Append, Arrival, Config, Journal};
 use postern::runtime::{Clock, Tasks};
-use raw::{Databases, Raw};
+use raw::Raw;
 use support::{Comparison, Meter};
 
 const BATCH: usize = 1_000;

@@ -3,6 +3,8 @@
 //!
 //! PostgreSQL is the one that `POSTERN_TEST_POSTGRES_URL` names; only the client's side is counted.
 
+#[path = "support/databases.rs"]
+mod databases;
 #[path = "support/raw.rs"]
 mod raw;
 mod support;
@@ -11,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
+use databases::Databases;
 use postern::catalogue::Catalogue;
 use postern::event::{Event, Micros};
 use postern::journal::{self, Arrival, Journal};
 use postern::runtime::{Clock, Tasks};
 use postern::source;
-use raw::{Databases, Raw};
+use raw::Raw;
 use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
 use support::{Comparison, Measured, Meter};
 

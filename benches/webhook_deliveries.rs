@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use axum::body::Bytes;
 use axum::http::header;
-use gateway::Gateway;
+use gateway::{Gateway, Setting};
 use http::Connection;
 use postern::web::outgoing::Outgoing;
 use support::{Comparison, LOAD, Measured, Meter};
@@ -43,7 +43,8 @@ fn main() -> anyhow::Result<()> {
     support::pin();
     let (gateway_side, bare_side) = (support::runtime("gateway")?, support::runtime("bare")?);
     let receiver = Receiver::start()?;
-    let gateway = gateway_side.block_on(Gateway::start(&events::arrivals(EVENTS, CARTS, DATA_BYTES)))?;
+    let gateway =
+        gateway_side.block_on(Gateway::start(&Setting::default(), &events::arrivals(EVENTS, CARTS, DATA_BYTES)))?;
     let mut comparison = Comparison::new("webhook, 64 in flight", TARGET);
     for turn in 0..=REPETITIONS {
         let ours = deliver(&gateway_side, gateway.app.address(), &receiver)?;

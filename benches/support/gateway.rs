@@ -11,7 +11,7 @@ const BATCH: usize = 1_000;
 pub struct Gateway {
     pub app: app::Gateway,
     /// Removed when dropped.
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 /// What a gateway is started with beside events.
@@ -26,14 +26,8 @@ pub struct Setting<'a> {
 }
 
 impl Gateway {
-    /// On SQLite.
-    #[allow(dead_code, reason = "not every benchmark needs it")]
-    pub async fn start(arrivals: &[Arrival]) -> anyhow::Result<Self> {
-        Self::start_with(&Setting::default(), arrivals).await
-    }
-
     /// It may call receivers on this machine by http.
-    pub async fn start_with(setting: &Setting<'_>, arrivals: &[Arrival]) -> anyhow::Result<Self> {
+    pub async fn start(setting: &Setting<'_>, arrivals: &[Arrival]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("postern.toml");
         let (journal, more) = (setting.journal_url.unwrap_or("sqlite://journal.db"), setting.config);
@@ -56,6 +50,6 @@ impl Gateway {
                 batch.len()
             );
         }
-        Ok(Self { app, folder })
+        Ok(Self { app, _folder: folder })
     }
 }

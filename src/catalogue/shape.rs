@@ -242,8 +242,9 @@ impl<'a> Facets<'a> {
     }
 
     fn about(&self) -> Option<String> {
-        let texts = self.list.iter().filter_map(|facet| facet.text("description").or_else(|| facet.text("title")));
-        texts.last().map(str::to_owned)
+        let mut texts =
+            self.list.iter().rev().filter_map(|facet| facet.text("description").or_else(|| facet.text("title")));
+        texts.next().map(str::to_owned)
     }
 }
 
