@@ -1,3 +1,5 @@
+//! Schemas and the shapes that they are read as.
+
 use super::*;
 use serde_json::json;
 
