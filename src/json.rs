@@ -142,8 +142,22 @@ struct Scanner<'a> {
     is_escaped: bool,
 }
 
-/// Bytes of a short string.
-const SHORT: usize = 24;
+/// Where the first quote or backslash is. Eight bytes at a time: in a byte that is zero, and in none before it, borrowing sets
+/// the highest bit.
+fn end_or_escape(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if found != 0 {
+            return Some(n * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let found = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    Some(words.len() * 8 + found)
+}
 
 impl<'a> Scanner<'a> {
     /// The next byte that is no white space.
@@ -193,12 +207,9 @@ impl<'a> Scanner<'a> {
             return None;
         }
         let mut at = start + 1;
-        // Most are short: looking at each byte takes less than calling somebody who looks at many.
-        let plain = bytes[at..].iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
-        at += plain.unwrap_or(SHORT);
         self.is_escaped = false;
         loop {
-            at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+            at += end_or_escape(bytes.get(at..)?)?;
             if bytes[at] == b'"' {
                 self.at = at + 1;
                 return self.text.get(start..self.at);
@@ -281,6 +292,20 @@ mod tests {
         let mut found = Vec::new();
         assert_eq!(items("[1, [2,3] ,\"4\"]", |item| found.push(item)), Ok(()));
         assert_eq!(found, ["1", "[2,3]", "\"4\""]);
+    }
+
+    #[test]
+    fn the_end_of_a_string_is_found_at_any_place() {
+        for length in 0..40 {
+            for end in ["\"", "\\"] {
+                for filler in ["a", "é", "\u{1}", "\u{7f}", "!", "#", "[", "]"] {
+                    let text = filler.repeat(length);
+                    let bytes = format!("{text}{end}{end}zzzzzzzzzzz");
+                    assert_eq!(end_or_escape(bytes.as_bytes()), Some(text.len()), "{bytes}");
+                    assert_eq!(end_or_escape(text.as_bytes()), None);
+                }
+            }
+        }
     }
 
     #[test]

@@ -47,12 +47,32 @@ pub(super) struct Found {
     pub(super) mismatches: Vec<(Vec<PathSegment>, &'static str)>,
     /// Longest text; beyond it, reading ends early.
     pub(super) bytes_max: usize,
-    path: Vec<PathSegment>,
+}
+
+/// Where a value stands in the data. Made a path only for what does not fit.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    Data,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    fn path(self) -> Vec<PathSegment> {
+        let (parent, segment) = match self {
+            Self::Data => return Vec::new(),
+            Self::Field(parent, key) => (parent, PathSegment::Field(key.to_owned())),
+            Self::Item(parent, index) => (parent, PathSegment::Index(index)),
+        };
+        let mut path = parent.path();
+        path.push(segment);
+        path
+    }
 }
 
 impl Found {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { mismatches: Vec::new(), bytes_max, path: Vec::new() }
+        Self { mismatches: Vec::new(), bytes_max }
     }
 }
 
@@ -83,7 +103,7 @@ impl Want {
     }
 
     /// Appends what is wanted of a JSON text. What does not fit is null, and told in `found`.
-    pub(super) fn write(&self, json: &str, out: &mut String, found: &mut Found) {
+    pub(super) fn write(&self, json: &str, out: &mut String, found: &mut Found, place: Place<'_>) {
         let json = json.trim_ascii();
         if json == "null" {
             return out.push_str("null");
@@ -91,21 +111,21 @@ impl Want {
         let start = out.len();
         let (fits, expected) = match self {
             Self::Leaf(shape) => (leaf(shape, json, out).is_some(), expected(shape)),
-            Self::List(item) => (list(item, json, out, found), "a list"),
-            Self::Object(object) => (object.write(json, out, found), "an object"),
+            Self::List(item) => (list(item, json, out, found, place), "a list"),
+            Self::Object(object) => (object.write(json, out, found, place), "an object"),
         };
         if !fits {
             out.truncate(start);
             out.push_str("null");
             if found.mismatches.len() < MISMATCHES_MAX {
-                found.mismatches.push((found.path.clone(), expected));
+                found.mismatches.push((place.path(), expected));
             }
         }
     }
 }
 
 /// Whether it was one.
-fn list(item: &Want, json: &str, out: &mut String, found: &mut Found) -> bool {
+fn list(item: &Want, json: &str, out: &mut String, found: &mut Found, place: Place<'_>) -> bool {
     let mut count = 0;
     out.push('[');
     let read = items(json, |json| {
@@ -113,9 +133,7 @@ fn list(item: &Want, json: &str, out: &mut String, found: &mut Found) -> bool {
             return;
         }
         out.push_str(if count > 0 { "," } else { "" });
-        found.path.push(PathSegment::Index(count));
-        item.write(json, out, found);
-        found.path.pop();
+        item.write(json, out, found, Place::Item(&place, count));
         count += 1;
     });
     out.push(']');
@@ -132,7 +150,7 @@ impl WantedObject {
     }
 
     /// Whether it was one. An attribute that is there twice counts as its last: so do most readers of JSON.
-    fn write(&self, json: &str, out: &mut String, found: &mut Found) -> bool {
+    fn write(&self, json: &str, out: &mut String, found: &mut Found, place: Place<'_>) -> bool {
         let mut values: Vec<Option<&str>> = vec![None; self.attributes.len()];
         // Most data has its attributes in one order, and most queries ask in the same.
         let mut next = 0;
@@ -159,11 +177,7 @@ impl WantedObject {
             match &field.from {
                 From::Typename(name) => push_text(out, name),
                 From::Attribute(index, want) => match values[*index] {
-                    Some(value) => {
-                        found.path.push(PathSegment::Field(field.key.clone()));
-                        want.write(value, out, found);
-                        found.path.pop();
-                    }
+                    Some(value) => want.write(value, out, found, Place::Field(&place, &field.key)),
                     None => out.push_str("null"),
                 },
             }
@@ -194,8 +208,12 @@ fn leaf(shape: &Shape, json: &str, out: &mut String) -> Option<()> {
         Shape::Float => out.push_str(Some(json).filter(|json| number(json).is_some())?),
         Shape::Time => {
             let body = text(json)?;
-            let time = Micros::parse_rfc3339(body)?;
             // In UTC it stays as it came, with all its digits.
+            if is_plain_time(body) {
+                out.push_str(json);
+                return Some(());
+            }
+            let time = Micros::parse_rfc3339(body)?;
             if body.ends_with('Z') { out.push_str(json) } else { push_text(out, &DateTime(time).text()) }
         }
         _ => {
@@ -204,6 +222,26 @@ fn leaf(shape: &Shape, json: &str, out: &mut String) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Whether this is a time in UTC as most are written, on a day that every month has. Takes much less than reading it.
+fn is_plain_time(text: &str) -> bool {
+    let Some((time, fraction)) = text.strip_suffix('Z').and_then(|text| text.split_at_checked(19)) else {
+        return false;
+    };
+    let form = b"0000-00-00T00:00:00";
+    let fits = |(byte, form): (u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == *form };
+    let digits = fraction.strip_prefix('.').unwrap_or("0");
+    let within = |at: usize, least: &str, most: &str| (least..=most).contains(&&time[at..at + 2]);
+    time.bytes().zip(form).all(fits)
+        && (fraction.is_empty() || fraction.starts_with('.'))
+        && (1..=9).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && within(5, "01", "12")
+        && within(8, "01", "28")
+        && within(11, "00", "23")
+        && within(14, "00", "59")
+        && within(17, "00", "59")
 }
 
 /// Between the quotes, as written.
@@ -267,6 +305,11 @@ mod tests {
             (Shape::Boolean, "1"),
             (Shape::Text, "{}"),
             (Shape::Time, "\"yesterday\""),
+            (Shape::Time, "\"2026-13-01T12:00:00Z\""),
+            (Shape::Time, "\"2026-02-30T12:00:00Z\""),
+            (Shape::Time, "\"2026-01-01T24:00:00Z\""),
+            (Shape::Time, "\"2026-01-01T12:00:00.Z\""),
+            (Shape::Time, "\"2026-01-01é12:00:00Z\""),
         ] {
             assert_eq!(leaf(&shape, json), None, "{shape:?} {json}");
         }

@@ -129,9 +129,16 @@ async fn write_list(
     events: impl Iterator<Item = Option<&EventNode>>,
 ) -> ServerResult<Value> {
     let caller = Caller::of(ctx);
-    let mut planned = Vec::new();
+    let mut planned: Vec<Option<(&EventNode, Arc<Plan>)>> = Vec::new();
     for event in events {
-        let plan = event.map(|event| caller.plan(ctx, caller.types.of(&event.0.event.r#type))).transpose()?;
+        // Most lists hold few types.
+        let plan = match (event, planned.last()) {
+            (Some(event), Some(Some((last, plan)))) if last.0.event.r#type == event.0.event.r#type => {
+                Some(plan.clone())
+            }
+            (Some(event), _) => Some(caller.plan(ctx, caller.types.of(&event.0.event.r#type))?),
+            (None, _) => None,
+        };
         planned.push(event.zip(plan));
     }
     let mut aggregates = vec![Vec::new(); planned.len()];

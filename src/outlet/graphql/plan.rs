@@ -6,7 +6,7 @@ use async_graphql::{Context, ContextSelectionSet, OutputType, Positioned, Server
 use futures_util::future::try_join_all;
 
 use super::caller::Caller;
-use super::data::{Found, Want};
+use super::data::{Found, Place, Want};
 use super::event::{EVENT, NODE};
 use super::failure::{DATA_MISMATCH, Failure, INTERNAL};
 use super::normal::collect;
@@ -176,7 +176,7 @@ fn data(ctx: &Context<'_>, want: &Want, entry: &Entry, out: &mut String) -> Serv
     let caller = Caller::of(ctx);
     let start = out.len();
     let mut found = Found::new(start.saturating_add(caller.bytes_left()));
-    want.write(&entry.event.data, out, &mut found);
+    want.write(&entry.event.data, out, &mut found, Place::Data);
     if out.len() > found.bytes_max {
         caller.spend(out.len() - start)?;
     }
