@@ -14,7 +14,7 @@ use apollo_compiler::response::{GraphQLError, JsonMap};
 use apollo_compiler::schema::{ExtendedType, Schema};
 use apollo_compiler::validation::Valid;
 use async_graphql::parser::parse_query;
-use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Field, OperationDefinition, SelectionSet};
+use async_graphql::parser::types::{ExecutableDocument, Field, OperationDefinition, SelectionSet};
 use async_graphql::{Pos, Positioned, ServerError, Variables};
 
 use super::failure::{BAD_INPUT, Code, Failure, INTERNAL, PARSE, VALIDATION, coded};
@@ -145,9 +145,10 @@ impl Documents {
             return Err(Refusal { code: VALIDATION, errors: wrong });
         }
         // Nothing is skipped where there is no directive.
-        let normal = match &parsed.operations {
-            DocumentOperations::Single(operation) if !text.contains('@') => {
-                Some(self.normalised(&parsed, &operation.node, &Variables::default()))
+        let mut operations = parsed.operations.iter();
+        let normal = match (operations.next(), operations.next()) {
+            (Some((_, only)), None) if !text.contains('@') => {
+                Some(self.normalised(&parsed, &only.node, &Variables::default()))
             }
             _ => None,
         };
