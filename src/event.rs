@@ -273,8 +273,7 @@ pub fn event_id_of_atom_id(atom_id: &str) -> Option<String> {
     }
     let (_, path) = atom_id.strip_prefix("tag:")?.split_once(':')?;
     let (source, own) = path.split_once('/')?;
-    let own = percent_encoding::percent_decode_str(own).decode_utf8().ok()?;
-    Some(public_id(source, &own))
+    Some(public_id(source, &unescape(own)?))
 }
 
 /// Percent-encodes all but letters, digits, `-`, `_`, `~` and `.`.
@@ -282,6 +281,11 @@ pub fn escape(text: &str) -> String {
     const KEEP: &percent_encoding::AsciiSet =
         &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
     percent_encoding::utf8_percent_encode(text, KEEP).to_string()
+}
+
+/// What was escaped; nothing if it is no UTF-8.
+pub fn unescape(text: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(text).decode_utf8().map(String::from).ok()
 }
 
 /// Whether the text is a UUID in its hyphenated form.

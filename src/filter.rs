@@ -77,16 +77,6 @@ impl Filter {
         any(&self.types, r#type) && any(&self.sources, source) && any(&self.aggregate_types, aggregate_type)
     }
 
-    /// Whether it lets events of this type through, from wherever.
-    pub fn lets_type_through(&self, r#type: &str) -> bool {
-        any(&self.types, r#type)
-    }
-
-    /// Whether it lets all events of this source through.
-    pub fn lets_source_through(&self, source: &str) -> bool {
-        *self == Self { sources: self.sources.clone(), ..Self::default() } && any(&self.sources, source)
-    }
-
     fn names_own_source(&self) -> bool {
         self.sources.iter().any(|pattern| matches_pattern(pattern, OWN_SOURCE))
     }
@@ -145,6 +135,19 @@ impl Selection {
 
     pub fn aggregate(&self) -> Option<&(String, String)> {
         self.aggregate.as_ref()
+    }
+
+    /// Whether it lets events of this type through, from wherever.
+    pub fn lets_type_through(&self, r#type: &str) -> bool {
+        self.filters.iter().all(|filter| any(&filter.types, r#type))
+    }
+
+    /// Whether it lets all events of this source through.
+    pub fn lets_source_through(&self, source: &str) -> bool {
+        self.filters.iter().all(|filter| {
+            let only_sources = Filter { sources: filter.sources.clone(), ..Filter::default() };
+            *filter == only_sources && any(&filter.sources, source)
+        })
     }
 
     /// Whether events may be let through by all of these filters and `other`, as far as the patterns tell.

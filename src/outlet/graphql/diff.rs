@@ -3,7 +3,7 @@
 use apollo_compiler::Schema;
 use apollo_compiler::ast::{InputValueDefinition, Type};
 use apollo_compiler::collections::IndexMap;
-use apollo_compiler::schema::{ExtendedType, FieldDefinition};
+use apollo_compiler::schema::{Component, ExtendedType, FieldDefinition};
 use apollo_compiler::{Name, Node};
 
 use super::documents::read_schema;
@@ -46,19 +46,13 @@ impl Diff {
     fn kinds(&mut self, name: &Name, old: &ExtendedType, new: &ExtendedType) {
         match (old, new) {
             (ExtendedType::Object(old), ExtendedType::Object(new)) => {
-                let fields = |object: &IndexMap<Name, apollo_compiler::schema::Component<FieldDefinition>>| -> Vec<_> {
-                    object.values().map(|field| field.node.clone()).collect()
-                };
-                self.fields(name, &fields(&old.fields), &fields(&new.fields));
+                self.fields(name, &nodes(&old.fields), &nodes(&new.fields));
                 for interface in old.implements_interfaces.difference(&new.implements_interfaces) {
                     self.breaks(format!("clients that read `{name}` as `{}`: it is none any more", interface.name));
                 }
             }
             (ExtendedType::Interface(old), ExtendedType::Interface(new)) => {
-                let fields = |object: &IndexMap<Name, apollo_compiler::schema::Component<FieldDefinition>>| -> Vec<_> {
-                    object.values().map(|field| field.node.clone()).collect()
-                };
-                self.fields(name, &fields(&old.fields), &fields(&new.fields));
+                self.fields(name, &nodes(&old.fields), &nodes(&new.fields));
             }
             (ExtendedType::Enum(old), ExtendedType::Enum(new)) => {
                 for member in old.values.keys().filter(|member| !new.values.contains_key(*member)) {
@@ -69,11 +63,7 @@ impl Diff {
                 }
             }
             (ExtendedType::InputObject(old), ExtendedType::InputObject(new)) => {
-                let inputs =
-                    |fields: &IndexMap<Name, apollo_compiler::schema::Component<InputValueDefinition>>| -> Vec<_> {
-                        fields.values().map(|field| field.node.clone()).collect()
-                    };
-                self.inputs(name.as_str(), &inputs(&old.fields), &inputs(&new.fields));
+                self.inputs(name.as_str(), &nodes(&old.fields), &nodes(&new.fields));
             }
             (ExtendedType::Scalar(_), ExtendedType::Scalar(_)) | (ExtendedType::Union(_), ExtendedType::Union(_)) => {}
             _ => self.breaks(format!("clients that name `{name}`: it is another kind of type")),
@@ -136,6 +126,10 @@ impl Diff {
             }
         }
     }
+}
+
+fn nodes<T>(components: &IndexMap<Name, Component<T>>) -> Vec<Node<T>> {
+    components.values().map(|component| component.node.clone()).collect()
 }
 
 /// Whether every value of `new` is one of `old`: the same type, or one with more `!`.

@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::failure::Failure;
 use super::scalars::{DateTime, Json, Long};
 use crate::catalogue::Catalogue;
-use crate::event::{Micros, escape};
+use crate::event::{Micros, escape, unescape};
 use crate::filter::{Filter, Selection};
 use crate::journal;
 
@@ -54,8 +54,7 @@ impl Caller {
     pub(super) async fn event_types(&self) -> Result<Vec<EventType>, Failure> {
         let counted = self.counted.get_or_try_init(|| self.journal.event_types(&self.selection)).await?;
         let mut counted = counted.clone();
-        let shows = |name: &&str| self.selection.filters().iter().all(|filter| filter.lets_type_through(name));
-        for name in self.directory.catalogue.listed().filter(shows) {
+        for name in self.directory.catalogue.listed().filter(|name| self.selection.lets_type_through(name)) {
             counted.entry(name.to_owned()).or_default();
         }
         Ok(counted.into_iter().map(|(name, counted)| EventType { name, counted }).collect())
@@ -66,25 +65,27 @@ impl Caller {
     }
 
     pub(super) fn feeds(&self) -> Vec<Feed> {
-        let shown = self.directory.feeds.iter().filter(|feed| self.selection.may_meet(&feed.filter));
-        shown.cloned().map(Feed).collect()
+        self.shown_feeds().cloned().map(Feed).collect()
+    }
+
+    fn shown_feeds(&self) -> impl Iterator<Item = &FeedInfo> {
+        self.directory.feeds.iter().filter(|feed| self.selection.may_meet(&feed.filter))
     }
 
     /// The event type or feed with this id.
     pub(super) async fn listed(&self, id: &str) -> Result<Option<Listed>, Failure> {
-        let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().map(String::from).ok();
-        if let Some(name) = id.strip_prefix(EVENT_TYPE_ID).and_then(decoded) {
+        if let Some(name) = id.strip_prefix(EVENT_TYPE_ID).and_then(unescape) {
             return Ok(self.event_type(&name).await?.map(Listed::EventType));
         }
-        let name = id.strip_prefix(FEED_ID).and_then(decoded);
-        Ok(self.feeds().into_iter().find(|feed| Some(&feed.0.name) == name.as_ref()).map(Listed::Feed))
+        let name = id.strip_prefix(FEED_ID).and_then(unescape);
+        let feed = self.shown_feeds().find(|feed| Some(&feed.name) == name.as_ref());
+        Ok(feed.cloned().map(|feed| Listed::Feed(Feed(feed))))
     }
 
     /// The events of a feed that the client may see.
     pub(super) fn of_feed(&self, name: Option<&str>) -> Result<Selection, Failure> {
         let Some(name) = name else { return Ok(self.selection.clone()) };
-        let mut feeds = self.directory.feeds.iter();
-        let feed = feeds.find(|feed| feed.name == name && self.selection.may_meet(&feed.filter));
+        let feed = self.shown_feeds().find(|feed| feed.name == name);
         let unknown = || Failure::input(format!("`feed`: there is no feed `{name}`; `feeds` lists them"));
         Ok(self.selection.and(&feed.ok_or_else(unknown)?.filter))
     }
@@ -206,7 +207,7 @@ impl JournalState {
         let caller = Caller::of(ctx);
         let mut sources = Vec::new();
         for source in (caller.directory.sources)() {
-            if !caller.selection.filters().iter().all(|filter| filter.lets_source_through(&source.name)) {
+            if !caller.selection.lets_source_through(&source.name) {
                 continue;
             }
             let kept = caller.journal.source(&source.name).await?;

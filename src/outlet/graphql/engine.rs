@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apollo_compiler::Schema as CheckedSchema;
+use apollo_compiler::validation::Valid;
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType};
 use async_graphql::{EmptyMutation, SDLExportOptions, ValidationMode};
 use futures_util::StreamExt as _;
@@ -39,6 +41,8 @@ type EngineSchema = async_graphql::Schema<Query, EmptyMutation, subscription::Ro
 pub struct Schema {
     types: Arc<Types>,
     schema: EngineSchema,
+    /// The same for the validator.
+    checked: Valid<CheckedSchema>,
 }
 
 impl Schema {
@@ -47,18 +51,18 @@ impl Schema {
     /// # Errors
     /// A sentence on event types whose names can't both be names of types.
     pub fn new(catalogue: &Catalogue) -> Result<Self, String> {
-        let without = Self::built(Arc::default());
-        let reserved: BTreeSet<String> = read_schema(&without.sdl())?.types.keys().map(ToString::to_string).collect();
-        let schema = Self::built(Arc::new(Types::new(catalogue, &reserved)?));
-        read_schema(&schema.sdl()).map_err(|cause| format!("the catalogue makes no GraphQL schema: {cause}"))?;
-        Ok(schema)
+        let without = Self::built(Arc::default())?;
+        let reserved: BTreeSet<String> = without.checked.types.keys().map(ToString::to_string).collect();
+        let types = Arc::new(Types::new(catalogue, &reserved)?);
+        Self::built(types).map_err(|cause| format!("the catalogue makes no GraphQL schema: {cause}"))
     }
 
-    fn built(types: Arc<Types>) -> Self {
+    fn built(types: Arc<Types>) -> Result<Self, String> {
         let build = || EngineSchema::build(Query, EmptyMutation, subscription::Root);
         // Documents are validated before they come here.
         let schema = with_types(&types, build).validation_mode(ValidationMode::Fast).finish();
-        Self { types, schema }
+        let checked = read_schema(&sorted(&schema))?;
+        Ok(Self { types, schema, checked })
     }
 
     /// The trusted documents that are not valid under it, with the first of what is wrong.
@@ -67,14 +71,18 @@ impl Schema {
     /// A manifest that can't be read.
     pub fn document_faults(&self, config: &Config) -> Result<Vec<(String, String)>, String> {
         let trusted = Trusted::read(config)?;
-        Ok(Documents::new(read_schema(&self.sdl())?, config.introspection).faults(&trusted))
+        Ok(Documents::new(self.checked.clone(), config.introspection).faults(&trusted))
     }
 
     /// The schema as text: sorted, so that equal schemas have equal texts.
     pub fn sdl(&self) -> String {
-        let options = SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items();
-        self.schema.sdl_with_options(options.include_specified_by().use_space_ident())
+        sorted(&self.schema)
     }
+}
+
+fn sorted(schema: &EngineSchema) -> String {
+    let options = SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items();
+    schema.sdl_with_options(options.include_specified_by().use_space_ident())
 }
 
 /// Cheap to clone.
@@ -90,9 +98,9 @@ pub(super) struct Engine {
 
 impl Engine {
     /// # Errors
-    /// A schema that can't be used.
+    /// A manifest that can't be read.
     pub(super) fn new(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Self, String> {
-        let documents = Arc::new(Documents::new(read_schema(&schema.sdl())?, config.introspection));
+        let documents = Arc::new(Documents::new(schema.checked.clone(), config.introspection));
         let (live, trusted) = (Live::default(), Arc::new(Trusted::read(config)?));
         for (id, fault) in documents.faults(&trusted) {
             warn!("the trusted document `{id}` is not valid any more and will be refused: {fault}");
@@ -101,15 +109,16 @@ impl Engine {
     }
 
     /// Runs one operation, with what `selection` lets through. Never fails: what goes wrong is in the answer.
-    pub(super) async fn answer(&self, ask: Ask, selection: Selection, only_queries: bool) -> Answer {
-        if only_queries && !self.is_query(&ask) {
-            return Answer::NoQuery;
-        }
-        let prepared = match self.prepare(ask) {
+    pub(super) async fn answer(&self, mut ask: Ask, selection: Selection, only_queries: bool) -> Answer {
+        let prepared = match self.prepare(&mut ask) {
             Ok(prepared) => prepared,
+            Err(_) if only_queries && !self.is_query(&ask) => return Answer::NoQuery,
             Err(refusal) => return refused(refusal, None),
         };
         let cost = prepared.cost;
+        if prepared.is_subscription && only_queries {
+            return Answer::NoQuery;
+        }
         if prepared.is_subscription {
             let detail = "a subscription is answered as text/event-stream or over a WebSocket (graphql-transport-ws)";
             return refused(Failure::input(detail).into(), Some(cost));
@@ -134,12 +143,12 @@ impl Engine {
     /// What keeps it from running.
     pub(super) fn stream(
         &self,
-        ask: Ask,
+        mut ask: Ask,
         client: &Client,
         resumed_from: Option<String>,
     ) -> Result<BoxStream<'static, Part>, Refusal> {
         let permit = self.live.open(&client.name)?;
-        let prepared = self.prepare(ask)?;
+        let prepared = self.prepare(&mut ask)?;
         let (engine, cost) = (self.clone(), prepared.cost);
         let caller = self.caller(client.visible.clone(), resumed_from);
         if !prepared.is_subscription {
@@ -162,7 +171,7 @@ impl Engine {
             .boxed())
     }
 
-    /// Whether the operation is a query, as far as that can be read.
+    /// Whether the operation of a document that was refused is a query, as far as that can be read.
     fn is_query(&self, ask: &Ask) -> bool {
         let document = self.trusted.text(ask).ok().and_then(|text| documents::parse(text).ok());
         let operation = document.as_ref().and_then(|document| operation(document, ask.operation_name.as_deref()).ok());
@@ -192,12 +201,12 @@ impl Engine {
         Arc::new(Caller::new(self.journal.clone(), types, directory, documents, selection, resumed_from))
     }
 
-    /// Everything before the journal is read.
-    fn prepare(&self, ask: Ask) -> Result<Prepared, Refusal> {
-        let document = self.documents.get(self.trusted.text(&ask)?)?;
+    /// Everything before the journal is read. Takes the variables.
+    fn prepare(&self, ask: &mut Ask) -> Result<Prepared, Refusal> {
+        let given = ask.variables.take().unwrap_or_default().0;
+        let document = self.documents.get(self.trusted.text(ask)?)?;
         let operation = operation(&document.parsed, ask.operation_name.as_deref())?;
-        let variables =
-            self.documents.variables(&document, ask.operation_name.as_deref(), ask.variables.unwrap_or_default().0)?;
+        let variables = self.documents.variables(&document, ask.operation_name.as_deref(), given)?;
         let cost = measure::cost(&document.parsed, operation, &variables, &self.documents.extent)?;
         let is_subscription = operation.ty == OperationType::Subscription;
         let normal = self.documents.normal(&document, operation, &variables);

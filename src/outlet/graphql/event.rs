@@ -81,7 +81,6 @@ impl OutputType for EventNode {
 }
 
 /// A list of events, written at once.
-#[derive(Clone, Default)]
 pub(super) struct EventList(pub(super) Vec<EventNode>);
 
 impl OutputType for EventList {

@@ -41,7 +41,7 @@ pub(super) fn page(types: &Types, visible: Option<&Selection>) -> Response {
     ];
     let shows = |index: &usize| {
         let name = &types.events[*index].event_type;
-        visible.is_some_and(|visible| visible.filters().iter().all(|filter| filter.lets_type_through(name)))
+        visible.is_some_and(|visible| visible.lets_type_through(name))
     };
     let typed = (0..types.events.len())
         .filter(shows)

@@ -8,7 +8,7 @@ use super::directory::{EventType, Feed, JournalState};
 use super::event::{EventNode, EventsOrNull, Node};
 use super::failure::Failure;
 use super::scalars::Long;
-use crate::event::escape;
+use crate::event::{escape, unescape};
 use crate::journal::Columns;
 
 pub(super) const IDS_MAX: usize = 100;
@@ -124,8 +124,7 @@ impl Aggregate {
     /// Reads the id of an aggregate. No event id has this form: it is a UUID, a ULID or has a colon.
     fn parse_id(id: &str) -> Option<(String, String)> {
         let (r#type, key) = id.split_once('/').filter(|(_, key)| !id.contains(':') && !key.starts_with('/'))?;
-        let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8().map(String::from).ok();
-        Some((decoded(r#type)?, decoded(key)?))
+        Some((unescape(r#type)?, unescape(key)?))
     }
 }
 
