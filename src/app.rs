@@ -74,9 +74,10 @@ impl Gateway {
         let feeds = Feeds::new(journal.clone(), &config.all_feeds, config.feeds.clone(), &site, auth.is_open(), &tasks)
             .map_err(anyhow::Error::msg)?;
         let (open, known) = (Webhooks::open, Arc::clone(&catalogue));
-        let webhooks = open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone()).await?;
+        let webhooks =
+            open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone(), &tasks).await?;
         feeds.run(&tasks);
-        webhooks.clone().run(&tasks);
+        webhooks.clone().run();
         if let Some(kept) = config.journal.retention {
             let missed = webhooks.clone();
             let missed = move |through| {
@@ -95,9 +96,10 @@ impl Gateway {
             .route("/metrics", get(metrics_text).with_state(metrics))
             .merge(feeds.router())
             .merge(graphql)
-            .merge(webhook::router(webhooks))
+            .merge(webhook::router(webhooks.clone()))
             .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
-        let router = web::front(open_routes(&journal, &site), guarded, auth, site.clone());
+        let router =
+            web::front(open_routes(&journal, &site).merge(webhook::open_router(webhooks)), guarded, auth, site.clone());
         let stopping = tasks.stopping();
         tasks.spawn("http", async move {
             let stopped = async move { stopping.cancelled().await };

@@ -146,6 +146,8 @@ pub struct Entry {
     pub erased_at: Option<Micros>,
     /// The public id of the event whose erasure this one records.
     pub erases: Option<String>,
+    /// Its type.
+    pub erased_type: Option<String>,
     /// One line for people, made when the event was journaled.
     pub summary: String,
 }
@@ -180,37 +182,49 @@ impl serde::Serialize for EventJson<'_> {
     }
 }
 
-/// The CloudEvents 1.0 form of an event, structured. `data` passes through as it came.
+/// The CloudEvents 1.0 form of an event. `data` passes through as it came.
 pub struct CloudEvent<'a> {
     pub public_url: &'a str,
     pub entry: &'a Entry,
+    /// The event's own, or what was selected of it.
+    pub data: &'a str,
+}
+
+impl CloudEvent<'_> {
+    /// All but the data, in the order in which they are written.
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        let (entry, event) = (self.entry, &self.entry.event);
+        let mut attributes = vec![
+            ("specversion", "1.0".to_owned()),
+            ("id", event.id.clone()),
+            ("source", format!("{}/sources/{}", self.public_url, event.source)),
+            ("type", event.r#type.clone()),
+            ("subject", event.aggregate_id.clone()),
+            ("time", event.occurred_at.to_text()),
+        ];
+        if entry.erased_at.is_none() {
+            attributes.push(("datacontenttype", "application/json".to_owned()));
+        }
+        // A text that sorts as the number does.
+        attributes.push(("sequence", format!("{:020}", entry.position)));
+        attributes.push(("partitionkey", event.aggregate_id.clone()));
+        attributes.push(("aggregatetype", event.aggregate_type.clone()));
+        // An attribute's integer has 32 bits.
+        attributes.extend(event.aggregate_version.map(|version| ("aggregateversion", version.to_string())));
+        attributes.extend(entry.erased_at.map(|at| ("erasedat", at.to_text())));
+        attributes
+    }
 }
 
 impl serde::Serialize for CloudEvent<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (entry, event) = (self.entry, &self.entry.event);
-        let data = RawValue::from_string(event.data.clone()).map_err(serde::ser::Error::custom)?;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("specversion", "1.0")?;
-        map.serialize_entry("id", &event.id)?;
-        map.serialize_entry("source", &format!("{}/sources/{}", self.public_url, event.source))?;
-        map.serialize_entry("type", &event.r#type)?;
-        map.serialize_entry("subject", &event.aggregate_id)?;
-        map.serialize_entry("time", &event.occurred_at.to_text())?;
-        if entry.erased_at.is_none() {
-            map.serialize_entry("datacontenttype", "application/json")?;
+        for (name, value) in self.attributes() {
+            map.serialize_entry(name, &value)?;
         }
-        // A text that sorts as the number does.
-        map.serialize_entry("sequence", &format!("{:020}", entry.position))?;
-        map.serialize_entry("partitionkey", &event.aggregate_id)?;
-        map.serialize_entry("aggregatetype", &event.aggregate_type)?;
-        if let Some(version) = event.aggregate_version {
-            // An attribute's integer has 32 bits.
-            map.serialize_entry("aggregateversion", &version.to_string())?;
-        }
-        match entry.erased_at {
-            Some(at) => map.serialize_entry("erasedat", &at.to_text())?,
-            None => map.serialize_entry("data", &data)?,
+        if self.entry.erased_at.is_none() {
+            let data = RawValue::from_string(self.data.to_owned()).map_err(serde::ser::Error::custom)?;
+            map.serialize_entry("data", &data)?;
         }
         map.end()
     }

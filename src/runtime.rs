@@ -18,11 +18,29 @@ impl Clock {
         Self
     }
 
+    pub fn steady(&self) -> Steady {
+        Steady { started_at: self.now_micros(), started: tokio::time::Instant::now() }
+    }
+
     /// Microseconds since 1970-01-01T00:00:00Z.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     pub fn now_micros(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// A clock that starts at the wall clock's time and never goes back, whoever sets that.
+#[derive(Clone, Copy, Debug)]
+pub struct Steady {
+    started_at: i64,
+    started: tokio::time::Instant,
+}
+
+impl Steady {
+    /// Microseconds since 1970-01-01T00:00:00Z, as far as the wall clock was right at the start.
+    pub fn now_micros(&self) -> i64 {
+        self.started_at.saturating_add(i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX))
     }
 }
 

@@ -55,7 +55,7 @@ const NAMES: [(Columns, &str); 11] = [
     (Columns::RECORDED, ", e.recorded_at"),
     (Columns::LATE, ", e.late"),
     (Columns::ERASED, ", e.erased_at"),
-    (Columns::FEED, ", e.feed_time, e.summary, e.erases"),
+    (Columns::FEED, ", e.feed_time, e.summary, e.erases, e.erased_type"),
     (Columns::DATA, ", e.data"),
     (Columns::METADATA, ", e.metadata"),
 ];
@@ -101,6 +101,7 @@ where
     if columns.has(Columns::FEED) {
         entry.feed_time = Micros(row.try_get(at())?);
         (entry.summary, entry.erases) = (row.try_get(at())?, row.try_get(at())?);
+        entry.erased_type = row.try_get(at())?;
     }
     // Null in a row that was erased.
     let data = if columns.has(Columns::DATA) { row.try_get(at())? } else { None };

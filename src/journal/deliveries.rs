@@ -1,30 +1,27 @@
-//! The exceptions of webhooks and the log of their calls: the rows of `deliveries` and `attempts`.
-//!
-//! A healthy delivery leaves no row but its log line. One checkpoint moves a cursor and writes the exceptions that
-//! it passes in the same transaction, so a cursor never stands beyond an undelivered event that has no row.
-
-use std::sync::LazyLock;
+//! The exceptions of webhooks and the log of their calls: the rows of `deliveries` and `attempts`, which checkpoints
+//! write. A healthy delivery leaves no row but its log line.
 
 use sqlx::AssertSqlSafe;
 
-use super::batch::{POSTGRES_ROWS_MAX, Texts, chunks, column, inserts};
-use super::db::{Conn, execute, select, with_conn};
+use super::db::{Conn, execute, select};
 use super::entries::Condition;
-use super::webhooks::Status;
+use super::writer::Write;
 use super::{Error, Journal};
 use crate::event::key;
 use crate::filter::Selection;
 
-/// Log lines kept for one webhook; those of undelivered events are kept beside.
-const ATTEMPTS_KEPT: i64 = 10_000;
-/// What became of an event at one webhook. Exceptions are stored. `failing`: the next position of a key, and once it was
-/// tried its event and the bytes to repeat. `dead`: an event whose attempts are used up. Others are found when asked for.
+/// What became of an event at one webhook. Exceptions are stored. `failing`: the next position of a turn, and once it was
+/// tried its event and the bytes to repeat; `held`: the same, but it is dead and its turn stands still. `dead`: an event
+/// whose attempts are used up. `discarded`: its owner gave it up. Others are found when asked for.
 #[derive(Clone, Debug, Default, sqlx::FromRow)]
 #[sqlx(default)]
 pub struct DeliveryRow {
     pub position: i64,
+    /// What waits for it: the key of an aggregate, everything (empty), or nothing else.
+    pub turn: String,
+    /// Of its aggregate; only read with lists.
     pub key: String,
-    /// Read only: what a checkpoint writes follows from its list.
+    /// Read only: what a checkpoint writes follows from its list, and from whether there is a next attempt.
     pub status: String,
     pub event_id: Option<String>,
     pub r#type: Option<String>,
@@ -33,12 +30,49 @@ pub struct DeliveryRow {
     pub last_attempt_at: Option<i64>,
     pub last_status: Option<i64>,
     pub last_error: Option<String>,
+    /// Of a batch: its last position, its id, and how many events it holds.
+    pub through: Option<i64>,
+    pub batch: Option<String>,
+    pub events: Option<i64>,
+    /// What its owner asks for. Written only to say that it was done.
+    #[sqlx(try_from = "Option<String>")]
+    pub wish: Wish,
     /// Written when there is one; never read back with lists.
     pub body: Option<Vec<u8>>,
 }
 
+/// What the owner of a webhook asks of a failing delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    #[default]
+    None,
+    /// To be tried now.
+    Resend,
+    /// Not to be tried any more.
+    Discard,
+    /// A wish was fulfilled.
+    Done,
+}
+
+impl From<Option<String>> for Wish {
+    fn from(text: Option<String>) -> Self {
+        match text.as_deref() {
+            Some("resend") => Self::Resend,
+            Some("discard") => Self::Discard,
+            _ => Self::None,
+        }
+    }
+}
+
+/// A wish for the row at a position.
+pub(super) struct Wished {
+    webhook: String,
+    position: i64,
+    wish: Wish,
+}
+
 /// One call.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, Default, sqlx::FromRow)]
 pub struct AttemptRow {
     pub position: i64,
     pub attempt: i64,
@@ -47,47 +81,45 @@ pub struct AttemptRow {
     pub status: Option<i64>,
     pub error: Option<String>,
     pub answer: Option<String>,
-}
-
-/// How far a dispatcher got since its last one: all of it, or nothing.
-#[derive(Clone, Debug, Default)]
-pub struct Checkpoint {
-    pub webhook: String,
-    pub cursor: i64,
-    /// The failing rows that changed, by key; nothing means that the row goes.
-    pub failing: Vec<(String, Option<DeliveryRow>)>,
-    pub dead: Vec<DeliveryRow>,
-    pub attempts: Vec<AttemptRow>,
-    /// The receiver wants no more, and why; holds only while the webhook is active.
-    pub disabled: Option<String>,
-    pub failing_since: Option<i64>,
-    pub last_success_at: Option<i64>,
-    /// Also shortens the log.
-    pub prune: bool,
-    /// The count of erasures under which the calls were made: after others, what was answered is not kept.
-    pub erasures: i64,
+    /// The replay that it belongs to; empty in the live lane. Read only.
+    #[sqlx(default)]
+    pub replay: String,
 }
 
 /// What is erased is not sent any more, though its row may wait for the turn of its key.
-const STATUS: &str = "case when e.erased_at is null then d.status else 'discarded' end";
+const STATUS: &str =
+    "case when e.erased_at is not null then 'discarded' when d.status = 'held' then 'dead' else d.status end";
 
 impl Journal {
-    /// Durable when it returns. For a webhook that is gone it does nothing.
-    ///
-    /// # Errors
-    /// The database; nothing was written then.
-    pub async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), Error> {
-        self.inner.writer.checkpoint(checkpoint).await
-    }
-
-    /// All failing rows of a webhook, by position, without bodies; also those whose event was not tried yet.
+    /// The failing and held rows of a lane, by position, without bodies; also those whose event was not tried yet. `replay`
+    /// is empty for the live lane.
     ///
     /// # Errors
     /// The database.
-    pub async fn failing(&self, webhook: &str) -> Result<Vec<DeliveryRow>, Error> {
-        let sql = "select position, key, status, event_id, type, attempts, next_attempt_at, last_attempt_at, last_status, \
-                   last_error from deliveries where webhook = $1 and status = 'failing' order by position, key";
-        Ok(select!(self.db(), query_as.fetch_all, sql, webhook))
+    pub async fn failing(&self, webhook: &str, replay: &str) -> Result<Vec<DeliveryRow>, Error> {
+        let sql = "select position, turn, status, event_id, type, attempts, next_attempt_at, last_attempt_at, last_status, \
+                   last_error, through, batch, events, wish from deliveries \
+                   where webhook = $1 and replay = $2 and status in ('failing', 'held') order by position, turn";
+        Ok(select!(self.db(), query_as.fetch_all, sql, webhook, replay))
+    }
+
+    /// Which turns of a lane their owner asks something for.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn wishes(&self, webhook: &str, replay: &str) -> Result<Vec<DeliveryRow>, Error> {
+        let sql = "select position, turn, wish from deliveries where webhook = $1 and replay = $2 and wish is not null";
+        Ok(select!(self.db(), query_as.fetch_all, sql, webhook, replay))
+    }
+
+    /// Asks for what is failing or dead at a position: the dispatch does it. What is dead is discarded at once. `false`:
+    /// there is nothing such.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn wish(&self, webhook: &str, position: i64, wish: Wish) -> Result<bool, Error> {
+        let wished = Wished { webhook: webhook.to_owned(), position, wish };
+        Ok(self.inner.writer.write(Write::Wish(wished)).await?.journaled > 0)
     }
 
     /// The tried exceptions after a position that the selection lets through, without bodies: `failing`, `dead` or both.
@@ -104,33 +136,51 @@ impl Journal {
     ) -> Result<Vec<DeliveryRow>, Error> {
         let condition = Condition::of(selection, 5);
         let sql = format!(
-            "select d.position, d.key, {STATUS} as status, d.event_id, d.type, d.attempts, d.next_attempt_at, d.last_attempt_at, \
-             d.last_status, d.last_error from deliveries d join entries e on e.position = d.position \
+            "select d.position, d.turn, {STATUS} as status, e.event_id, e.type, d.attempts, d.next_attempt_at, d.last_attempt_at, \
+             d.last_status, d.last_error, d.through, d.batch, d.events, e.aggregate_type, e.aggregate_id \
+             from deliveries d join entries e on e.position = d.position \
              where d.webhook = $1 and ($2 = '' or {STATUS} = $2) and d.position > $3 and d.attempts > 0{} \
-             order by d.position limit $4",
+             order by d.position, d.replay limit $4",
             condition.text
         );
         let (sql, status) = (AssertSqlSafe(sql), status.unwrap_or_default());
-        Ok(select!(self.db(), query_as.fetch_all, sql, webhook, status, after, limit; condition.binds))
+        let rows: Vec<Listed> =
+            select!(self.db(), query_as.fetch_all, sql, webhook, status, after, limit; condition.binds);
+        Ok(rows.into_iter().map(Listed::with_key).collect())
     }
 
-    /// How many exceptions there are, and the first position that is failing.
+    /// How many events of the live lane did not arrive or are failing, and the first position that is not through.
     ///
     /// # Errors
     /// The database.
     pub async fn exceptions_summary(&self, webhook: &str) -> Result<(i64, Option<i64>), Error> {
-        let sql = "select count(event_id), min(case when status = 'failing' then position end) \
-                   from deliveries where webhook = $1";
+        let sql = "select cast(coalesce(sum(case when event_id is null or status = 'discarded' then 0 \
+                   else coalesce(events, 1) end), 0) as bigint), \
+                   min(case when status in ('failing', 'held') then position end) \
+                   from deliveries where webhook = $1 and replay = ''";
         Ok(select!(self.db(), query_as.fetch_one, sql, webhook))
     }
 
-    /// The bytes to repeat for the failing row of a key.
+    /// The bytes to repeat for an exception: of the lane, or where a replay has none, of the live one.
     ///
     /// # Errors
     /// The database.
-    pub async fn frozen_body(&self, webhook: &str, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let sql = "select body from deliveries where webhook = $1 and key = $2 and status = 'failing'";
-        let body: Option<Option<Vec<u8>>> = select!(self.db(), query_scalar.fetch_optional, sql, webhook, key);
+    pub async fn frozen_body(&self, webhook: &str, replay: &str, position: i64) -> Result<Option<Vec<u8>>, Error> {
+        let sql = "select body from deliveries where webhook = $1 and replay in ($2, '') and position = $3 \
+                   and body is not null and batch is null order by replay desc limit 1";
+        let body: Option<Option<Vec<u8>>> =
+            select!(self.db(), query_scalar.fetch_optional, sql, webhook, replay, position);
+        Ok(body.flatten())
+    }
+
+    /// The bytes of a batch that is failing.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn batch_body(&self, webhook: &str, position: i64) -> Result<Option<Vec<u8>>, Error> {
+        let sql =
+            "select body from deliveries where webhook = $1 and replay = '' and position = $2 and batch is not null";
+        let body: Option<Option<Vec<u8>>> = select!(self.db(), query_scalar.fetch_optional, sql, webhook, position);
         Ok(body.flatten())
     }
 
@@ -139,8 +189,8 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn attempts(&self, webhook: &str, position: i64) -> Result<Vec<AttemptRow>, Error> {
-        let sql = "select position, attempt, started_at, duration_ms, status, error, answer from attempts \
-                   where webhook = $1 and position = $2 order by attempt";
+        let sql = "select position, attempt, started_at, duration_ms, status, error, answer, replay from attempts \
+                   where webhook = $1 and position = $2 order by started_at, attempt";
         Ok(select!(self.db(), query_as.fetch_all, sql, webhook, position))
     }
 
@@ -160,143 +210,37 @@ impl Journal {
             "select a.position, 'delivered' as status, e.event_id, e.type, a.attempt as attempts, \
              a.started_at as last_attempt_at, a.status as last_status, e.aggregate_type, e.aggregate_id \
              from attempts a join entries e on e.position = a.position \
-             where a.webhook = $1 and a.position > $2 and a.error is null{} order by a.position limit $3",
+             where a.webhook = $1 and a.position > $2 and a.error is null and a.replay = ''{} order by a.position limit $3",
             condition.text
         );
         let sql = AssertSqlSafe(sql);
-        let rows: Vec<Delivered> = select!(self.db(), query_as.fetch_all, sql, webhook, after, limit; condition.binds);
-        let with_key = |Delivered { row, aggregate_type, aggregate_id }| DeliveryRow {
-            key: key(&aggregate_type, &aggregate_id),
-            ..row
-        };
-        Ok(rows.into_iter().map(with_key).collect())
+        let rows: Vec<Listed> = select!(self.db(), query_as.fetch_all, sql, webhook, after, limit; condition.binds);
+        Ok(rows.into_iter().map(Listed::with_key).collect())
     }
 }
 
 #[derive(sqlx::FromRow)]
-struct Delivered {
+struct Listed {
     #[sqlx(flatten)]
     row: DeliveryRow,
     aggregate_type: String,
     aggregate_id: String,
 }
 
-pub(super) async fn apply(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<(), Error> {
-    let webhook = checkpoint.webhook.as_str();
-    let sql = "update webhooks set cursor = $2, failing_since = $3, last_success_at = $4 where id = $1";
-    let updated = execute!(conn, sql, webhook, checkpoint.cursor, checkpoint.failing_since, checkpoint.last_success_at);
-    if updated == 0 {
-        return Ok(());
+impl Listed {
+    fn with_key(self) -> DeliveryRow {
+        DeliveryRow { key: key(&self.aggregate_type, &self.aggregate_id), ..self.row }
     }
-    if let Some(reason) = &checkpoint.disabled {
-        let sql = "update webhooks set status = $2, status_reason = $3, updated_at = updated_at + 1 \
-                   where id = $1 and status = $4";
-        execute!(conn, sql, webhook, Status::Disabled.as_str(), reason.as_str(), Status::Active.as_str());
-    }
-    // Before the failing ones: a failing row that turns dead keeps its bytes.
-    for row in &checkpoint.dead {
-        upsert(conn, webhook, row, "dead").await?;
-    }
-    for (key, row) in &checkpoint.failing {
-        // First the old one: there is one failing row a key.
-        let sql = "delete from deliveries where webhook = $1 and key = $2 and status = 'failing' and position <> $3";
-        let keep = row.as_ref().map_or(-1, |row| row.position);
-        execute!(conn, sql, webhook, key.as_str(), keep);
-        if let Some(row) = row {
-            upsert(conn, webhook, row, "failing").await?;
-        }
-    }
-    let sql = "select erasures from journal";
-    let erasures: i64 = with_conn!(&mut *conn, c => sqlx::query_scalar(sql).fetch_one(c).await?);
-    insert_attempts(conn, webhook, &checkpoint.attempts, erasures == checkpoint.erasures).await?;
-    if checkpoint.prune { prune(conn, webhook).await } else { Ok(()) }
 }
 
-async fn upsert(conn: &mut Conn, webhook: &str, row: &DeliveryRow, status: &str) -> Result<(), Error> {
-    // The bytes of the first failure stay.
-    let sql = "insert into deliveries (webhook, position, key, status, event_id, type, attempts, next_attempt_at, \
-               last_attempt_at, last_status, last_error, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-               case when exists (select 1 from entries where position = $2 and erased_at is null) then $12 end) \
-               on conflict (webhook, position, key) do update set status = excluded.status, event_id = excluded.event_id, \
-               type = excluded.type, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at, \
-               last_attempt_at = excluded.last_attempt_at, last_status = excluded.last_status, \
-               last_error = excluded.last_error, body = coalesce(deliveries.body, excluded.body)";
-    execute!(
-        conn,
-        sql,
-        webhook,
-        row.position,
-        row.key.as_str(),
-        status,
-        row.event_id.as_deref(),
-        row.r#type.as_deref(),
-        row.attempts,
-        row.next_attempt_at,
-        row.last_attempt_at,
-        row.last_status,
-        row.last_error.as_deref(),
-        row.body.as_deref()
-    );
-    Ok(())
-}
-
-async fn insert_attempts(
-    conn: &mut Conn,
-    webhook: &str,
-    attempts: &[AttemptRow],
-    with_answers: bool,
-) -> Result<(), Error> {
-    fn answer(attempt: &AttemptRow, is_kept: bool) -> Option<&str> {
-        attempt.answer.as_deref().filter(|_| is_kept)
+pub(super) async fn wish(conn: &mut Conn, wished: &Wished) -> Result<u64, Error> {
+    let Wished { webhook, position, wish } = wished;
+    let text = if *wish == Wish::Discard { "discard" } else { "resend" };
+    let sql = "update deliveries set wish = $3 where webhook = $1 and position = $2 and status in ('failing', 'held')";
+    let asked = execute!(conn, sql, webhook, position, text);
+    if asked > 0 || *wish != Wish::Discard {
+        return Ok(asked);
     }
-    const POSTGRES: &str = "insert into attempts (webhook, position, attempt, started_at, duration_ms, status, error, \
-         answer) select $1, * from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
-         $7::text[], $8::text[]) on conflict do nothing";
-    static SQLITE: LazyLock<Texts> = LazyLock::new(|| {
-        let columns = "webhook, position, attempt, started_at, duration_ms, status, error, answer";
-        inserts("attempts", columns).map(|text| text + " on conflict do nothing")
-    });
-    match conn {
-        Conn::Sqlite(transaction) => {
-            for (which, rows) in chunks(attempts) {
-                let mut query = sqlx::query(SQLITE[which].as_str());
-                for row in rows {
-                    query = query
-                        .bind(webhook)
-                        .bind(row.position)
-                        .bind(row.attempt)
-                        .bind(row.started_at)
-                        .bind(row.duration_ms)
-                        .bind(row.status)
-                        .bind(row.error.as_deref())
-                        .bind(answer(row, with_answers));
-                }
-                query.execute(&mut **transaction).await?;
-            }
-        }
-        Conn::Postgres(transaction) => {
-            for rows in attempts.chunks(POSTGRES_ROWS_MAX) {
-                sqlx::query(POSTGRES)
-                    .bind(webhook)
-                    .bind(column(rows, |row| row.position))
-                    .bind(column(rows, |row| row.attempt))
-                    .bind(column(rows, |row| row.started_at))
-                    .bind(column(rows, |row| row.duration_ms))
-                    .bind(column(rows, |row| row.status))
-                    .bind(column(rows, |row| row.error.as_deref()))
-                    .bind(column(rows, |row| answer(row, with_answers)))
-                    .execute(&mut **transaction)
-                    .await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn prune(conn: &mut Conn, webhook: &str) -> Result<(), Error> {
-    let sql = "delete from attempts where webhook = $1 and position < (select position from attempts \
-               where webhook = $1 order by position desc limit 1 offset $2) \
-               and position not in (select position from deliveries where webhook = $1)";
-    execute!(conn, sql, webhook, ATTEMPTS_KEPT);
-    Ok(())
+    let sql = "update deliveries set status = 'discarded', body = null where webhook = $1 and position = $2 and status = 'dead'";
+    Ok(execute!(conn, sql, webhook, position))
 }

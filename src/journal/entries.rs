@@ -17,6 +17,9 @@ use crate::filter::{Filter, OWN_SOURCE, Selection};
 /// Payloads in one read, before the row that goes beyond it: large events come in short pages.
 pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Entries read at once where they can only be counted by looking at them.
+const COUNTED_AT_ONCE: usize = 500;
+
 /// Which stretch of the journal, and from which end.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
@@ -79,7 +82,8 @@ macro_rules! fill {
 }
 
 impl Journal {
-    /// The entries of a range that the selection lets through, at most `limit`, each position once and in order.
+    /// The entries of a range that the selection lets through, at most `limit`, each position once and in order. With
+    /// dialects there may be fewer although there are more to come.
     ///
     /// # Errors
     /// The database.
@@ -126,6 +130,11 @@ impl Journal {
         limit: usize,
         columns: Columns,
     ) -> Result<Page, Error> {
+        let columns = match selection.dialects() {
+            Some(dialects) if dialects.reads_data() => columns.with(Columns::ENVELOPE).with(Columns::DATA),
+            Some(_) => columns.with(Columns::ENVELOPE),
+            None => columns,
+        };
         let through = range.through.unwrap_or(head.position).min(head.position);
         let direction = if range.order == Order::Ascending { "asc" } else { "desc" };
         let condition = Condition::of(selection, 4);
@@ -160,6 +169,9 @@ impl Journal {
             (Order::Descending, true, Some(last)) => last.position - 1,
             (Order::Descending, ..) => range.after,
         };
+        if selection.dialects().is_some() {
+            entries.retain(|entry| selection.shows(entry));
+        }
         Ok(Page { entries, covered, more, head })
     }
 
@@ -168,6 +180,9 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn count(&self, selection: &Selection, range: Range, most: i64) -> Result<i64, Error> {
+        if selection.dialects().is_some() {
+            return self.count_by_reading(selection, range, most).await;
+        }
         let condition = Condition::of(selection, 4);
         let sql = format!(
             "select count(*) from (select 1 from entries e where e.position > $1 and e.position <= $2{} limit $3) as counted",
@@ -176,6 +191,18 @@ impl Journal {
         let through = range.through.unwrap_or(i64::MAX);
         let sql = AssertSqlSafe(sql);
         Ok(select!(self.db(), query_scalar.fetch_one, sql, range.after, through, most; condition.binds))
+    }
+
+    async fn count_by_reading(&self, selection: &Selection, mut range: Range, most: i64) -> Result<i64, Error> {
+        let mut count = 0;
+        loop {
+            let page = self.read(selection, range, COUNTED_AT_ONCE, Columns::NONE).await?;
+            count += i64::try_from(page.entries.len()).unwrap_or(i64::MAX);
+            if !page.more || count >= most {
+                return Ok(count.min(most));
+            }
+            range.after = page.covered;
+        }
     }
 
     /// The visible ones among the events with these public ids, in no particular order.

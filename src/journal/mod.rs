@@ -6,6 +6,7 @@
 
 mod append;
 mod batch;
+pub mod checkpoint;
 mod columns;
 mod db;
 pub mod deliveries;
@@ -15,6 +16,7 @@ mod follow;
 mod inbox;
 mod pages;
 mod places;
+pub mod replays;
 mod retention;
 mod sources;
 mod types;
@@ -103,6 +105,8 @@ pub enum Error {
     Expired { text: String, oldest: String },
     #[error("the webhook changed at the same time; read it again")]
     Stale,
+    #[error("the webhook is sending events again already: wait, or end that with `Command: CancelReplay`")]
+    Busy,
     #[error("event id `{id}` is in the journal already, {what}; nothing was taken")]
     Conflict { id: String, what: &'static str },
     #[error("the payloads of these events are larger than 16 MiB together")]

@@ -100,7 +100,7 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) ->
     let through = purge.through;
     execute!(conn, "delete from entries where position <= $1", through);
     execute!(conn, "delete from attempts where position <= $1", through);
-    execute!(conn, "delete from deliveries where position <= $1 and status <> 'failing'", through);
+    execute!(conn, "delete from deliveries where position <= $1 and status in ('dead', 'discarded')", through);
     // Its key stays parked until its turn, which goes on with what is left.
     execute!(conn, "update deliveries set body = null where position <= $1 and body is not null", through);
     head.oldest = head.oldest.max(through + 1);

@@ -1,10 +1,20 @@
 //! Who wants what, where to, sealed with which key, and how far it got: the rows of `webhooks`.
 
-use super::db::{Conn, execute, select};
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+
+use super::append::{Record, apply_records};
+use super::batch::numbered;
+use super::db::{Conn, execute, select, with_conn};
+use super::writer::{HeadRow, Write};
 use super::{Error, Journal};
+use crate::filter::OWN_SOURCE;
+
+/// The aggregate type of what is journaled about webhooks.
+pub const AGGREGATE_TYPE: &str = "Webhook";
 
 /// What an owner registered, and its progress.
-#[derive(Clone, sqlx::FromRow)]
+#[derive(Clone, Default, sqlx::FromRow)]
 pub struct WebhookRow {
     pub id: String,
     pub owner: String,
@@ -22,17 +32,30 @@ pub struct WebhookRow {
     pub created_at: i64,
     pub updated_at: i64,
     pub failing_since: Option<i64>,
+    /// Failed calls since then.
+    pub failures: i64,
     pub last_success_at: Option<i64>,
+    /// When the receiver at this URL agreed.
+    pub consented_at: Option<i64>,
+    /// Calls a minute that it allows.
+    pub allowed_rate: Option<i64>,
+    /// SHA-256, hex, of the key in the callback address that the receiver was given.
+    pub callback_hash: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub idempotency_hash: Option<String>,
 }
 
 /// What is stored. That a webhook is failing is told by `failing_since`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
     /// Waits for the receiver's consent.
+    #[default]
     Pending,
     Active,
     Paused,
     Disabled,
+    /// Its `query` does not fit the catalogue any more.
+    SelectionInvalid,
 }
 
 impl Status {
@@ -42,6 +65,7 @@ impl Status {
             Self::Active => "active",
             Self::Paused => "paused",
             Self::Disabled => "disabled",
+            Self::SelectionInvalid => "selection_invalid",
         }
     }
 }
@@ -50,15 +74,50 @@ impl TryFrom<String> for Status {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        [Self::Pending, Self::Active, Self::Paused, Self::Disabled]
+        [Self::Pending, Self::Active, Self::Paused, Self::Disabled, Self::SelectionInvalid]
             .into_iter()
             .find(|status| status.as_str() == text)
             .ok_or_else(|| format!("`{text}` is no status of a webhook"))
     }
 }
 
-/// An edit by the owner.
-pub enum Change {
+/// What happened to a webhook: journaled in the transaction in which it does, as `postern.webhook.…`.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    pub webhook: String,
+    pub owner: String,
+    pub r#type: &'static str,
+    pub reason: Option<String>,
+}
+
+impl Notice {
+    pub fn new(row: &WebhookRow, r#type: &'static str, reason: Option<String>) -> Self {
+        Self { webhook: row.id.clone(), owner: row.owner.clone(), r#type, reason }
+    }
+
+    fn record(&self) -> Record {
+        let Self { webhook, owner, r#type, reason } = self;
+        let what = r#type.rsplit('.').next().unwrap_or_default();
+        Record {
+            source: OWN_SOURCE.to_owned(),
+            r#type,
+            aggregate_type: AGGREGATE_TYPE.to_owned(),
+            aggregate_id: webhook.clone(),
+            data: json!({ "webhook": webhook, "owner": owner, "reason": reason }),
+            summary: match reason {
+                Some(reason) => format!("webhook {webhook} {what}: {reason}"),
+                None => format!("webhook {webhook} {what}"),
+            },
+        }
+    }
+}
+
+pub(super) async fn notify(conn: &mut Conn, head: &mut HeadRow, notices: &[Notice]) -> Result<(), Error> {
+    apply_records(conn, head, notices.iter().map(Notice::record)).await.map(|_| ())
+}
+
+/// What an edit does to the rows.
+pub enum Edit {
     Create(Box<WebhookRow>),
     /// All but its progress, and only if nothing but progress was written since `read_at`, the `updated_at` that was
     /// read: what was decided of one URL must not hold for another. Else [`Error::Stale`].
@@ -66,11 +125,18 @@ pub enum Change {
         row: Box<WebhookRow>,
         read_at: i64,
     },
-    /// With its deliveries and its log; if it was not edited since it was read.
+    /// With its deliveries, replays and its log; if it was not edited since it was read.
     Delete {
         id: String,
         revision: i64,
     },
+}
+
+/// Edits of one request, all or none, and what is journaled about them.
+#[derive(Default)]
+pub struct Change {
+    pub edits: Vec<Edit>,
+    pub notices: Vec<Notice>,
 }
 
 impl Journal {
@@ -80,6 +146,31 @@ impl Journal {
     /// [`Error::Stale`] if the webhook changed meanwhile, or the database.
     pub async fn change_webhook(&self, change: Change) -> Result<(), Error> {
         self.inner.writer.webhook(change).await
+    }
+
+    /// The webhook that was registered under a key of its owner.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn webhook_by_key(&self, owner: &str, key: &str) -> Result<Option<WebhookRow>, Error> {
+        let sql = "select * from webhooks where owner = $1 and idempotency_key = $2";
+        Ok(select!(self.db(), query_as.fetch_optional, sql, owner, key))
+    }
+
+    /// How many webhooks an owner has.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn count_webhooks(&self, owner: &str) -> Result<i64, Error> {
+        Ok(select!(self.db(), query_scalar.fetch_one, "select count(*) from webhooks where owner = $1", owner))
+    }
+
+    /// Moves the cursors of webhooks that had nothing to deliver up to a position, in one go.
+    ///
+    /// # Errors
+    /// The database; nothing was moved then.
+    pub async fn pass_webhooks(&self, ids: Vec<String>, position: i64) -> Result<(), Error> {
+        self.inner.writer.write(Write::Pass { ids, position }).await.map(|_| ())
     }
 
     /// # Errors
@@ -102,52 +193,96 @@ impl Journal {
     }
 }
 
-pub(super) async fn apply(conn: &mut Conn, change: &Change) -> Result<(), Error> {
-    let changed = match change {
-        Change::Create(row) => insert(conn, row).await?,
-        Change::Update { row, read_at } => update(conn, row, *read_at).await?,
-        Change::Delete { id, revision } => delete(conn, id, *revision).await?,
-    };
-    if changed == 0 { Err(Error::Stale) } else { Ok(()) }
+pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, change: &Change) -> Result<(), Error> {
+    for edit in &change.edits {
+        let done = match edit {
+            Edit::Create(row) => insert(conn, row).await?,
+            Edit::Update { row, read_at } => update(conn, row, *read_at).await?,
+            Edit::Delete { id, revision } => delete(conn, id, *revision).await?,
+        };
+        if done == 0 {
+            return Err(Error::Stale);
+        }
+    }
+    match head {
+        Some(head) => notify(conn, head, &change.notices).await,
+        None => Ok(()),
+    }
+}
+
+/// Ids in one statement.
+const IDS_AT_ONCE: usize = 500;
+
+pub(super) async fn pass(conn: &mut Conn, ids: &[String], position: i64) -> Result<(), Error> {
+    for ids in ids.chunks(IDS_AT_ONCE) {
+        let sql = format!(
+            "update webhooks set cursor = $1 where cursor < $1 and status = 'active' and id in ({})",
+            numbered(2, ids.len())
+        );
+        with_conn!(&mut *conn, c => {
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(position);
+            ids.iter().fold(query, |query, id| query.bind(id.as_str())).execute(c).await?.rows_affected()
+        });
+    }
+    Ok(())
 }
 
 async fn insert(conn: &mut Conn, row: &WebhookRow) -> Result<u64, Error> {
     let sql = "insert into webhooks (id, owner, revision, url, definition, secrets, status, status_reason, cursor, \
-               created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-    let WebhookRow { id, owner, revision, url, definition, secrets, status_reason, cursor, .. } = row;
-    let (status, created, updated) = (row.status.as_str(), row.created_at, row.updated_at);
+               created_at, updated_at, consented_at, allowed_rate, callback_hash, idempotency_key, idempotency_hash) \
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
     Ok(execute!(
         conn,
         sql,
-        id,
-        owner,
-        revision,
-        url,
-        definition,
-        secrets,
-        status,
-        status_reason,
-        cursor,
-        created,
-        updated
+        row.id.as_str(),
+        row.owner.as_str(),
+        row.revision,
+        row.url.as_str(),
+        row.definition.as_str(),
+        row.secrets.as_slice(),
+        row.status.as_str(),
+        row.status_reason.as_deref(),
+        row.cursor,
+        row.created_at,
+        row.updated_at,
+        row.consented_at,
+        row.allowed_rate,
+        row.callback_hash.as_deref(),
+        row.idempotency_key.as_deref(),
+        row.idempotency_hash.as_deref()
     ))
 }
 
 async fn update(conn: &mut Conn, row: &WebhookRow, read_at: i64) -> Result<u64, Error> {
-    // The cursor is not in it: a dispatcher may be moving it at this moment. And it is a new start: what failed before
+    // The cursor is not in it: a dispatch may be moving it at this moment. And it is a new start: what failed before
     // does not count against it.
     let sql = "update webhooks set revision = $2, url = $3, definition = $4, secrets = $5, status = $6, \
-               status_reason = $7, updated_at = $8, failing_since = null where id = $1 and updated_at = $9";
-    let WebhookRow { id, revision, url, definition, secrets, status_reason, updated_at, .. } = row;
-    let status = row.status.as_str();
-    Ok(execute!(conn, sql, id, revision, url, definition, secrets, status, status_reason, updated_at, read_at))
+               status_reason = $7, updated_at = $8, consented_at = $10, allowed_rate = $11, callback_hash = $12, \
+               failing_since = null, failures = 0 where id = $1 and updated_at = $9";
+    Ok(execute!(
+        conn,
+        sql,
+        row.id.as_str(),
+        row.revision,
+        row.url.as_str(),
+        row.definition.as_str(),
+        row.secrets.as_slice(),
+        row.status.as_str(),
+        row.status_reason.as_deref(),
+        row.updated_at,
+        read_at,
+        row.consented_at,
+        row.allowed_rate,
+        row.callback_hash.as_deref()
+    ))
 }
 
 async fn delete(conn: &mut Conn, id: &str, revision: i64) -> Result<u64, Error> {
     let deleted = execute!(conn, "delete from webhooks where id = $1 and revision = $2", id, revision);
     if deleted > 0 {
-        execute!(conn, "delete from deliveries where webhook = $1", id);
-        execute!(conn, "delete from attempts where webhook = $1", id);
+        for table in ["deliveries", "replays", "attempts"] {
+            execute!(conn, AssertSqlSafe(format!("delete from {table} where webhook = $1")), id);
+        }
     }
     Ok(deleted)
 }

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::append::{Append, Appended, apply_append};
 use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
-use super::{Error, Known, Past, deliveries, erasure, pages, retention, webhooks};
+use super::{Error, Known, Past, checkpoint, deliveries, erasure, pages, replays, retention, webhooks};
 use crate::event::Micros;
 use crate::runtime::{Bell, Tasks};
 
@@ -22,7 +22,11 @@ pub(super) enum Write {
     View(pages::View),
     Pages { epoch: String, after: i64, borders: Vec<(i64, i64)> },
     Webhook(webhooks::Change),
-    Checkpoint(deliveries::Checkpoint),
+    Checkpoint(checkpoint::Checkpoint),
+    Pass { ids: Vec<String>, position: i64 },
+    Replay(replays::ReplayRow),
+    CancelReplays(String),
+    Wish(deliveries::Wished),
     Erase(String),
     Purge(retention::Purge),
     RequestErasure(String),
@@ -31,7 +35,12 @@ pub(super) enum Write {
 
 impl Write {
     fn needs_head(&self) -> bool {
-        matches!(self, Self::Append(_) | Self::Erase(_) | Self::Purge(_) | Self::RequestErasure(_))
+        match self {
+            Self::Append(_) | Self::Erase(_) | Self::Purge(_) | Self::RequestErasure(_) => true,
+            Self::Webhook(change) => !change.notices.is_empty(),
+            Self::Checkpoint(checkpoint) => !checkpoint.notices.is_empty(),
+            _ => false,
+        }
     }
 }
 
@@ -66,7 +75,7 @@ impl Writer {
         self.write(Write::Webhook(change)).await.map(|_| ())
     }
 
-    pub(super) async fn checkpoint(&self, checkpoint: deliveries::Checkpoint) -> Result<(), Error> {
+    pub(super) async fn checkpoint(&self, checkpoint: checkpoint::Checkpoint) -> Result<(), Error> {
         self.write(Write::Checkpoint(checkpoint)).await.map(|_| ())
     }
 
@@ -156,8 +165,12 @@ async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error>
             (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
             (Write::View(view), _) => pages::insert_view(conn, view).await?,
             (Write::Pages { epoch, after, borders }, _) => pages::insert_borders(conn, epoch, *after, borders).await?,
-            (Write::Webhook(change), _) => webhooks::apply(conn, change).await?,
-            (Write::Checkpoint(checkpoint), _) => deliveries::apply(conn, checkpoint).await?,
+            (Write::Webhook(change), head) => webhooks::apply(conn, head.as_mut(), change).await?,
+            (Write::Checkpoint(checkpoint), head) => checkpoint::apply(conn, head.as_mut(), checkpoint).await?,
+            (Write::Pass { ids, position }, _) => webhooks::pass(conn, ids, *position).await?,
+            (Write::Replay(row), _) => replays::insert(conn, row).await?,
+            (Write::CancelReplays(webhook), _) => replays::cancel(conn, webhook).await?,
+            (Write::Wish(wished), _) => result.journaled = deliveries::wish(conn, wished).await?,
         }
         results.push(result);
     }

@@ -162,6 +162,7 @@ impl From<journal::Error> for Problem {
             Error::Expired { oldest, .. } => Self::new(Kind::Gone, format!("{error}; go on with ?after={oldest}")),
             Error::Conflict { .. } => Self::new(Kind::Conflict, error.to_string()),
             Error::Stale => Self::new(Kind::PreconditionFailed, error.to_string()),
+            Error::Busy => Self::new(Kind::Conflict, error.to_string()),
             _ if error.is_transient() => {
                 warn!(cause = %error, "the journal can't be reached, answering 503");
                 Self::new(Kind::Unavailable, "the journal can't be reached; try again in a few seconds")

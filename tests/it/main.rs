@@ -26,6 +26,7 @@ mod kill;
 mod polling;
 mod presets;
 mod push;
+mod receiving;
 mod retention;
 mod sources;
 mod tail;

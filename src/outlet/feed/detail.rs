@@ -37,9 +37,14 @@ pub(super) async fn event(
     let (media_type, body) = match negotiate::accept(&headers, &[JSON, HTML, CLOUD_EVENT, ATOM]) {
         Some(HTML) => return Ok(page(&feeds, &entry)),
         Some(ATOM) => ("application/atom+xml; type=entry; charset=utf-8", Ok(atom::entry(names, &entry))),
-        Some(CLOUD_EVENT) => {
-            (CLOUD_EVENT, serde_json::to_string(&CloudEvent { public_url: &names.public_url, entry: &entry }))
-        }
+        Some(CLOUD_EVENT) => (
+            CLOUD_EVENT,
+            serde_json::to_string(&CloudEvent {
+                public_url: &names.public_url,
+                entry: &entry,
+                data: &entry.event.data,
+            }),
+        ),
         Some(_) => (JSON, serde_json::to_string(&EventJson { journal_id: journal.id(), entry: &entry })),
         None => {
             let detail = format!("events are served as {JSON}, {HTML}, {CLOUD_EVENT} and {ATOM}");

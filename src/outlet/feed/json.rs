@@ -66,6 +66,10 @@ fn item<'a>(names: &'a Names, entry: &'a Entry, embed: bool) -> Item<'a> {
 
 /// An array; where it goes on stands in the `Link` header.
 pub fn cloud_events(names: &Names, document: &Document<'_>) -> String {
-    let events = document.entries.iter().map(|entry| CloudEvent { public_url: &names.public_url, entry });
+    let events = document.entries.iter().map(|entry| CloudEvent {
+        public_url: &names.public_url,
+        entry,
+        data: &entry.event.data,
+    });
     serde_json::to_string(&events.collect::<Vec<_>>()).expect("only JSON is journaled")
 }

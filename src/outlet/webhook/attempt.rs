@@ -5,13 +5,19 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
 use super::Shared;
+use super::body::Renderer;
+use super::definition::Definition;
+use super::secrets::{Auth, Secrets};
 use super::signature::Signer;
-use crate::event::{Cursor, Entry};
+use crate::event::Cursor;
+use crate::journal::webhooks::WebhookRow;
 use crate::web::outgoing::Refused;
 
 /// The whole call with its answer's body: a receiver that needs longer should take the event and work later.
@@ -22,50 +28,74 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_BYTES_KEPT: usize = 4 * 1024;
 /// Longest wait that a receiver may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Of CloudEvents: who asks for consent, and on whose behalf calls are made.
+const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
+const REQUEST_RATE: HeaderName = HeaderName::from_static("webhook-request-rate");
 const USER_AGENT: &str = concat!("Postern/", env!("CARGO_PKG_VERSION"));
 
-/// Where calls go and how they are signed.
+/// Where calls go, how they are signed, and what all of them carry.
 pub(super) struct Receiver {
     pub(super) url: Url,
-    pub(super) signer: Signer,
+    signer: Signer,
+    /// What all of its calls carry.
+    pub(super) headers: HeaderMap,
+    auth: Option<Auth>,
+}
+
+impl Receiver {
+    /// Nothing if what is stored can't be used.
+    pub(super) fn new(
+        shared: &Shared,
+        row: &WebhookRow,
+        definition: &Definition,
+        secrets: Secrets,
+        renderer: &Renderer,
+    ) -> Option<Self> {
+        let signer = secrets.signer(&definition.signature)?;
+        let mut headers = HeaderMap::with_capacity(secrets.headers.len() + 16);
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        for (name, value) in &secrets.headers {
+            headers.insert(HeaderName::try_from(name.as_str()).ok()?, secret(value)?);
+        }
+        match &secrets.auth {
+            Some(Auth::Basic { username, password }) => {
+                let pair = STANDARD.encode(format!("{username}:{password}"));
+                headers.insert(header::AUTHORIZATION, secret(&format!("Basic {pair}"))?);
+            }
+            Some(Auth::Bearer(token)) => {
+                headers.insert(header::AUTHORIZATION, secret(&format!("Bearer {token}"))?);
+            }
+            Some(Auth::Oauth2 { .. }) | None => {}
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(renderer.content_type()));
+        headers.insert(REQUEST_ORIGIN, HeaderValue::try_from(&shared.authority).ok()?);
+        if let Some(rate) = definition.rate_per_minute() {
+            headers.insert(REQUEST_RATE, rate.into());
+        }
+        Some(Self { url: row.url.parse().ok()?, signer, headers, auth: secrets.auth })
+    }
+}
+
+/// A value that no log shows.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// What is called for: an event at its place, with the bytes of its first attempt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Delivery {
     pub(super) position: i64,
     pub(super) event_id: String,
     pub(super) r#type: String,
-    /// What keeps it in order.
+    /// Its aggregate; empty for a batch.
     pub(super) key: String,
+    /// What waits for it: the key, everything (empty), or nothing else.
+    pub(super) turn: String,
+    /// What of the event stands in headers.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Bytes,
-}
-
-impl Delivery {
-    pub(super) fn of(entry: &Entry) -> Self {
-        let event = &entry.event;
-        Self {
-            position: entry.position,
-            event_id: event.id.clone(),
-            r#type: event.r#type.clone(),
-            key: event.key(),
-            body: body(entry),
-        }
-    }
-}
-
-/// The Standard Webhooks body. `data` passes through as it came, so equal events give equal bytes.
-fn body(entry: &Entry) -> Bytes {
-    let event = &entry.event;
-    let mut body = Vec::with_capacity(event.data.len() + event.r#type.len() + 80);
-    body.extend_from_slice(b"{\"type\":");
-    serde_json::to_writer(&mut body, &event.r#type).expect("a text is JSON, and memory can be written to");
-    body.extend_from_slice(b",\"timestamp\":\"");
-    body.extend_from_slice(event.occurred_at.to_text().as_bytes());
-    body.extend_from_slice(b"\",\"data\":");
-    body.extend_from_slice(event.data.as_bytes());
-    body.push(b'}');
-    body.into()
 }
 
 /// What came of a call.
@@ -80,28 +110,43 @@ pub(super) struct Outcome {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Makes the call. Every fault is an outcome.
-pub(super) async fn call(shared: &Shared, receiver: &Receiver, delivery: &Delivery, attempt: i64) -> Outcome {
+/// Makes the call. Every fault is an outcome. `replay` is empty in the live lane.
+pub(super) async fn call(
+    shared: &Shared,
+    receiver: &Receiver,
+    delivery: &Delivery,
+    attempt: i64,
+    replay: &str,
+) -> Outcome {
+    let started_at = shared.clock.now_micros();
+    let headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
+    // Not by the builder, which would copy each header into its own.
+    let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
+    *request.headers_mut() = headers;
+    *request.body_mut() = Some(delivery.body.clone().into());
+    let mut outcome = send(shared, request).await.0;
+    outcome.started_at = started_at;
+    outcome
+}
+
+/// Sends a request. Every fault is an outcome; beside it the headers of the answer.
+pub(super) async fn send(shared: &Shared, request: reqwest::Request) -> (Outcome, HeaderMap) {
     let mut outcome = Outcome { started_at: shared.clock.now_micros(), ..Outcome::default() };
+    let mut answered = HeaderMap::new();
     let started = tokio::time::Instant::now();
-    let headers = headers(shared, receiver, delivery, attempt, outcome.started_at / 1_000_000);
-    let exchange = exchange(shared, receiver, headers, delivery.body.clone(), &mut outcome);
+    let exchange = exchange(shared, request, &mut outcome, &mut answered);
     if tokio::time::timeout(CALL_TIMEOUT, exchange).await.is_err() {
         outcome.error = Some("timeout");
     }
     outcome.duration_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
-    outcome
+    (outcome, answered)
 }
 
-async fn exchange(shared: &Shared, receiver: &Receiver, headers: HeaderMap, body: Bytes, outcome: &mut Outcome) {
-    let Ok(client) = shared.outgoing.client(&receiver.url) else {
+async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outcome, answered: &mut HeaderMap) {
+    let Ok(client) = shared.outgoing.client(request.url()) else {
         outcome.error = Some("refused_address");
         return;
     };
-    // Not by the builder, which would copy each header into its own.
-    let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
-    *request.headers_mut() = headers;
-    *request.body_mut() = Some(body.into());
     let mut response = match client.execute(request).await {
         Ok(response) => response,
         Err(error) => {
@@ -109,6 +154,7 @@ async fn exchange(shared: &Shared, receiver: &Receiver, headers: HeaderMap, body
             return;
         }
     };
+    answered.clone_from(response.headers());
     let status = response.status();
     outcome.status = Some(status.as_u16());
     if !status.is_success() {
@@ -139,25 +185,31 @@ async fn exchange(shared: &Shared, receiver: &Receiver, headers: HeaderMap, body
     }
 }
 
-fn headers(shared: &Shared, receiver: &Receiver, delivery: &Delivery, attempt: i64, timestamp: i64) -> HeaderMap {
+/// Everything that a call carries but its body.
+pub(super) fn headers(
+    shared: &Shared,
+    receiver: &Receiver,
+    delivery: &Delivery,
+    attempt: i64,
+    timestamp: i64,
+    replay: &str,
+) -> HeaderMap {
     let id = webhook_id(&delivery.event_id);
-    let signature = receiver.signer.sign(&id, timestamp, &delivery.body);
     let cursor = Cursor::new(shared.journal.id(), delivery.position);
     let via = format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
-    let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    let mut headers = receiver.headers.clone();
+    headers.extend(delivery.headers.iter().cloned());
+    let signatures = receiver.signer.headers(&id, timestamp, &delivery.body);
     let own = [
         (HeaderName::from_static("webhook-id"), id),
         (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
-        (HeaderName::from_static("webhook-signature"), signature),
         (HeaderName::from_static("webhook-sequence"), delivery.position.to_string()),
-        (HeaderName::from_static("webhook-key"), delivery.key.clone()),
         (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
-        (HeaderName::from_static("webhook-request-origin"), shared.authority.clone()),
         (header::LINK, via),
     ];
-    for (name, value) in own {
+    let key = (!delivery.key.is_empty()).then(|| (HeaderName::from_static("webhook-key"), delivery.key.clone()));
+    let replay = (!replay.is_empty()).then(|| (HeaderName::from_static("webhook-replay"), replay.to_owned()));
+    for (name, value) in own.into_iter().chain(signatures).chain(key).chain(replay) {
         let value =
             HeaderValue::try_from(value).expect("ids and keys are percent-encoded, the rest is checked at start");
         headers.insert(name, value);

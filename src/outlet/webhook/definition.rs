@@ -1,4 +1,4 @@
-//! What an owner may write about a webhook, attribute by attribute, and what of it is stored.
+//! What an owner may write about a webhook, and what of it is stored.
 
 use std::time::Duration;
 
@@ -6,23 +6,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::signature::Signer;
+use super::attributes as read;
+use super::secrets::Secrets;
+use super::signature::Profile;
 use crate::filter::Filter;
 use crate::json::Plain;
 use crate::runtime::parse_duration;
 use crate::web::problem::{Kind, Problem};
 
-const URL_BYTES_MAX: usize = 2048;
-const DESCRIPTION_CHARS_MAX: usize = 500;
-const CONCURRENCY: std::ops::RangeInclusive<usize> = 1..=64;
 const CONCURRENCY_DEFAULT: usize = 8;
-/// Longer schedules keep dead receivers busy for months.
-const RETRIES_MAX: usize = 20;
-const RETRY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 /// 11 attempts in about 3 days.
 const RETRY_DEFAULT: [&str; 10] = ["5s", "30s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"];
 /// Assigned by the server: accepted and ignored, so that what was read can be edited and sent back.
-const READ_ONLY: [&str; 10] = [
+const READ_ONLY: [&str; 11] = [
     "id",
     "status",
     "statusReason",
@@ -33,22 +29,31 @@ const READ_ONLY: [&str; 10] = [
     "undelivered",
     "deliveredThrough",
     "owner",
+    "replay",
 ];
-/// Attributes of the contract that have one value in this version.
-const FIXED: [(&str, &str); 4] =
-    [("format", "standard"), ("signature", "v1"), ("ordering", "key"), ("onExhausted", "skip")];
-/// Attributes of the contract that this version does not have.
-const LATER: [&str; 6] = ["filters", "query", "headers", "auth", "rate", "batch"];
+const WRITABLE: &str = "url, description, filter, filters, format, query, signature, secret, ordering, onExhausted, from, \
+                        headers, auth, rate, concurrency, retry, batch";
 
-/// What is stored beside the URL and the secret.
+/// What is stored beside the URL and what is sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct Definition {
     pub(super) description: Option<String>,
     pub(super) filter: Filter,
+    /// CloudEvents dialects, each checked.
+    pub(super) filters: Vec<Value>,
+    pub(super) format: Format,
+    /// A GraphQL selection set on `Event`, checked.
+    pub(super) query: Option<String>,
+    #[serde(with = "one_or_many")]
+    pub(super) signature: Vec<Profile>,
+    pub(super) ordering: Ordering,
+    pub(super) on_exhausted: OnExhausted,
+    pub(super) rate: Option<Rate>,
     pub(super) concurrency: usize,
     /// Waits such as `5s`, each checked.
     pub(super) retry: Vec<String>,
+    pub(super) batch: Option<Batch>,
 }
 
 impl Default for Definition {
@@ -56,9 +61,122 @@ impl Default for Definition {
         Self {
             description: None,
             filter: Filter::default(),
+            filters: Vec::new(),
+            format: Format::default(),
+            query: None,
+            signature: vec![Profile::V1],
+            ordering: Ordering::default(),
+            on_exhausted: OnExhausted::default(),
+            rate: None,
             concurrency: CONCURRENCY_DEFAULT,
             retry: RETRY_DEFAULT.map(str::to_owned).to_vec(),
+            batch: None,
         }
+    }
+}
+
+/// What a call carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Format {
+    /// `{type, timestamp, data}` of Standard Webhooks.
+    #[default]
+    Standard,
+    /// CloudEvents, structured.
+    Cloudevents,
+    /// CloudEvents, attributes in headers.
+    CloudeventsBinary,
+    /// CloudEvents, several in one call.
+    CloudeventsBatch,
+    /// Where the event can be read, and nothing of it.
+    Thin,
+}
+
+/// What of a webhook's events waits for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Ordering {
+    /// An event for those before it of the same aggregate.
+    #[default]
+    Key,
+    /// An event for all before it.
+    Strict,
+    /// Nothing for nothing.
+    None,
+}
+
+/// What happens when the attempts of an event are used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnExhausted {
+    /// It is dead, what waited for it goes on.
+    #[default]
+    Skip,
+    /// It is dead, what waits for it goes on waiting until the event is resent or discarded.
+    HoldKey,
+    /// The webhook is paused; resumed, it tries the event again first.
+    Pause,
+}
+
+/// So many calls in any stretch of this length.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rate {
+    pub(super) max: u32,
+    pub(super) per: String,
+}
+
+impl Rate {
+    pub(super) fn per(&self) -> Duration {
+        parse_duration(&self.per).unwrap_or(Duration::from_secs(1))
+    }
+}
+
+/// So many events in one call, collected for so long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Batch {
+    pub(super) max: usize,
+    pub(super) wait: String,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max: 100, wait: "1s".to_owned() }
+    }
+}
+
+impl Batch {
+    pub(super) fn wait(&self) -> Duration {
+        parse_duration(&self.wait).unwrap_or_default()
+    }
+}
+
+/// A signature as owners write it: one name, or a list of them.
+mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Profile;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        One(Profile),
+        Many(Vec<Profile>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(profiles: &[Profile], serializer: S) -> Result<S::Ok, S::Error> {
+        match profiles {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Profile>, D::Error> {
+        Ok(match Either::deserialize(deserializer)? {
+            Either::One(one) => vec![one],
+            Either::Many(many) => many,
+        })
     }
 }
 
@@ -67,18 +185,49 @@ impl Definition {
         self.retry.iter().filter_map(|text| parse_duration(text)).collect()
     }
 
-    /// What an owner sees of it.
-    pub(super) fn shown(&self) -> Map<String, Value> {
+    /// What an owner sees of it and of what is sealed.
+    pub(super) fn shown(&self, secrets: &Secrets) -> Map<String, Value> {
         let mut shown = match serde_json::to_value(self) {
             Ok(Value::Object(own)) => own,
             _ => Map::new(),
         };
-        shown.extend(FIXED.map(|(name, value)| (name.to_owned(), value.into())));
+        let (headers, auth) = secrets.shown();
+        shown.insert("headers".to_owned(), headers);
+        shown.insert("auth".to_owned(), auth);
         shown
+    }
+
+    /// The rate that a receiver is told of.
+    pub(super) fn rate_per_minute(&self) -> Option<u64> {
+        let rate = self.rate.as_ref()?;
+        let per_minute = f64::from(rate.max) * 60.0 / rate.per().as_secs_f64();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive number, cut on purpose"
+        )]
+        Some((per_minute as u64).max(1))
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        let unusable = |detail: &str| Err(Problem::new(Kind::Unprocessable, detail));
+        if self.format == Format::Thin && self.query.is_some() {
+            return unusable("`query` shapes the data, and the format `thin` carries none: use another `format`");
+        }
+        if self.batch.is_some() && self.format != Format::CloudeventsBatch {
+            return unusable("`batch` goes with `format`: \"cloudevents-batch\" only");
+        }
+        let standard = self.signature.iter().filter(|profile| profile.is_standard()).count();
+        if standard != 0 && standard != self.signature.len() {
+            return unusable(
+                "`signature`: \"github\" and \"stripe\" can't be mixed with others: the key is another one",
+            );
+        }
+        Ok(())
     }
 }
 
-/// Where a new webhook starts.
+/// Where a new webhook, or a replay, starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum From {
     Now,
@@ -93,115 +242,67 @@ pub(super) struct Draft {
     pub(super) definition: Definition,
     pub(super) from: From,
     pub(super) secret: Option<String>,
+    /// Headers and auth, perhaps masked.
+    pub(super) secrets: Secrets,
 }
 
 impl Draft {
     /// Reads the JSON of a request.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Problem> {
+    pub(super) fn parse(body: &[u8], public_url: &str) -> Result<Self, Problem> {
         let example =
             r#"send a JSON object such as {"url": "https://example.com/hook", "filter": {"types": ["Order*"]}}"#;
         let Plain(value) = serde_json::from_slice(body)
             .map_err(|cause| Problem::new(Kind::BadRequest, format!("the body is not JSON ({cause}); {example}")))?;
         let Value::Object(attributes) = value else { return Err(Problem::new(Kind::BadRequest, example)) };
-        let (mut url, mut from, mut secret, mut definition) = (None, From::Now, None, Definition::default());
-        for (name, value) in &attributes {
+        Self::of(&attributes, public_url, example)
+    }
+
+    pub(super) fn of(attributes: &Map<String, Value>, public_url: &str, example: &str) -> Result<Self, Problem> {
+        let (mut url, mut from, mut secret) = (None, From::Now, None);
+        let (mut definition, mut secrets) = (Definition::default(), Secrets::default());
+        for (name, value) in attributes {
             match name.as_str() {
-                "url" => url = Some(read_url(value)?),
-                "secret" if !value.is_null() => secret = Some(read_secret(value)?),
-                "description" if !value.is_null() => definition.description = Some(read_description(value)?),
-                "filter" if !value.is_null() => definition.filter = read_filter(value)?,
-                "from" if !value.is_null() => from = read_from(value)?,
-                "concurrency" if !value.is_null() => definition.concurrency = read_concurrency(value)?,
-                "retry" if !value.is_null() => definition.retry = read_retry(value)?,
-                "secret" | "description" | "filter" | "from" | "concurrency" | "retry" => {}
-                other => check_other(other, value)?,
+                "url" => url = Some(read::url(value)?),
+                // Said nothing: the default.
+                name if value.is_null() && WRITABLE.split(", ").any(|known| known == name) => {}
+                "secret" => secret = Some(read::secret(value)?),
+                "description" => definition.description = Some(read::description(value)?),
+                "filter" => definition.filter = read::filter(value)?,
+                "filters" => definition.filters = read::filters(value, public_url)?,
+                "format" => definition.format = read::word(name, value)?,
+                "query" => definition.query = Some(read::query(value)?),
+                "signature" => definition.signature = read::signature(value)?,
+                "ordering" => definition.ordering = read::word(name, value)?,
+                "onExhausted" => definition.on_exhausted = read::word(name, value)?,
+                "from" => from = read::from(value)?,
+                "headers" => secrets.headers = read::headers(value)?,
+                "auth" => secrets.auth = Some(read::auth(value)?),
+                "rate" => definition.rate = Some(read::rate(value)?),
+                "concurrency" => definition.concurrency = read::concurrency(value)?,
+                "retry" => definition.retry = read::retry(value)?,
+                "batch" => definition.batch = Some(read::batch(value)?),
+                name if READ_ONLY.contains(&name) => {}
+                name => {
+                    let detail = format!("`{name}` is no attribute of a webhook; known are {WRITABLE}");
+                    return Err(Problem::new(Kind::Unprocessable, detail));
+                }
             }
         }
+        if definition.format == Format::CloudeventsBatch {
+            definition.batch.get_or_insert_default();
+        }
+        definition.check()?;
+        let is_standard = definition.signature.iter().all(|profile| profile.is_standard());
+        if let Some(text) = secret.as_deref().filter(|_| is_standard) {
+            read::standard_secret(text)?;
+        }
+        let has_authorization = secrets.headers.contains_key("authorization");
+        if has_authorization && secrets.auth.is_some() {
+            return Err(Problem::new(Kind::Unprocessable, "give `auth` or a header `authorization`, not both"));
+        }
         let url = url.ok_or_else(|| Problem::new(Kind::BadRequest, format!("`url` is missing; {example}")))?;
-        Ok(Self { url, definition, from, secret })
+        Ok(Self { url, definition, from, secret, secrets })
     }
-}
-
-fn unusable(detail: impl Into<String>) -> Problem {
-    Problem::new(Kind::Unprocessable, detail)
-}
-
-fn check_other(name: &str, value: &Value) -> Result<(), Problem> {
-    if READ_ONLY.contains(&name) {
-        return Ok(());
-    }
-    if let Some((_, only)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
-        let fits = value.is_null()
-            || value == only
-            || matches!(value.as_array().map(Vec::as_slice), Some([one]) if one == only);
-        return if fits { Ok(()) } else { Err(unusable(format!("`{name}` can only be \"{only}\" in this version"))) };
-    }
-    if LATER.contains(&name) {
-        let says_nothing = value.is_null()
-            || value.as_array().is_some_and(Vec::is_empty)
-            || value.as_object().is_some_and(Map::is_empty);
-        return if says_nothing {
-            Ok(())
-        } else {
-            Err(unusable(format!("`{name}` is not known to this version; leave it out")))
-        };
-    }
-    Err(unusable(format!(
-        "`{name}` is no attribute of a webhook; known are url, description, filter, from, secret, concurrency, retry, \
-         format, signature, ordering, onExhausted"
-    )))
-}
-
-fn read_url(value: &Value) -> Result<Url, Problem> {
-    let text = value.as_str().filter(|text| text.len() <= URL_BYTES_MAX);
-    let url =
-        text.and_then(|text| Url::parse(text).ok()).filter(|url| url.host().is_some() && url.fragment().is_none());
-    url.ok_or_else(|| unusable("`url` must be an absolute https URL without fragment, at most 2048 bytes long"))
-}
-
-fn read_secret(value: &Value) -> Result<String, Problem> {
-    let text = value.as_str().filter(|text| Signer::of(text).is_some());
-    text.map(str::to_owned)
-        .ok_or_else(|| unusable("`secret` must be whsec_ and the base64 of 24 to 64 bytes; left out, one is made"))
-}
-
-fn read_description(value: &Value) -> Result<String, Problem> {
-    let text = value.as_str().filter(|text| text.chars().count() <= DESCRIPTION_CHARS_MAX && !text.contains('\0'));
-    text.map(str::to_owned).ok_or_else(|| unusable("`description` must be a text of at most 500 characters"))
-}
-
-fn read_filter(value: &Value) -> Result<Filter, Problem> {
-    let filter = Filter::deserialize(value).map_err(|cause| unusable(format!("`filter`: {cause}")))?;
-    filter.check().map_err(|cause| unusable(format!("`filter`: {cause}")))?;
-    Ok(filter)
-}
-
-fn read_from(value: &Value) -> Result<From, Problem> {
-    let pair = value.as_object().filter(|object| object.len() == 1).and_then(|object| object.iter().next());
-    match (value.as_str(), pair) {
-        (Some("now"), _) => Ok(From::Now),
-        (Some("beginning"), _) => Ok(From::Beginning),
-        (_, Some((name, Value::String(text)))) if name == "after" => Ok(From::After(text.clone())),
-        (_, Some((name, Value::String(text)))) if name == "since" => Ok(From::Since(text.clone())),
-        _ => Err(unusable(
-            r#"`from` must be "now", "beginning", {"after": "<event id or cursor>"} or {"since": "2026-01-01T00:00:00Z"}"#,
-        )),
-    }
-}
-
-fn read_concurrency(value: &Value) -> Result<usize, Problem> {
-    let number = value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|n| CONCURRENCY.contains(n));
-    number.ok_or_else(|| unusable("`concurrency` must be a whole number from 1 to 64"))
-}
-
-fn read_retry(value: &Value) -> Result<Vec<String>, Problem> {
-    let list = value.as_array().filter(|list| list.len() <= RETRIES_MAX);
-    let texts = list.and_then(|list| {
-        let usable = |text: &&str| parse_duration(text).is_some_and(|wait| RETRY_WAIT.contains(&wait));
-        list.iter().map(|item| item.as_str().filter(usable).map(str::to_owned)).collect()
-    });
-    texts
-        .ok_or_else(|| unusable(r#"`retry` must be a list of at most 20 waits up to 24h, such as ["5s", "10m", "2h"]"#))
 }
 
 #[cfg(test)]
@@ -210,49 +311,79 @@ mod tests {
     use serde_json::json;
 
     fn parse(value: &Value) -> Result<Draft, Problem> {
-        Draft::parse(value.to_string().as_bytes())
+        Draft::parse(value.to_string().as_bytes(), "https://gateway.example")
     }
 
     #[test]
-    fn what_is_shown_can_be_sent_back() {
-        let draft =
-            parse(&json!({"url": "https://example.com/x", "filter": {"aggregateTypes": ["Cart"]}, "retry": ["250ms"]}));
-        let draft = draft.expect("usable");
-        let mut shown = draft.definition.shown();
-        for (name, value) in [("url", json!("https://example.com/x")), ("status", json!("active")), ("lag", json!(0))] {
-            shown.insert(name.to_owned(), value);
+    fn what_is_left_out_has_its_default_and_read_only_is_ignored() {
+        let draft = parse(&json!({"url": "https://example.com/", "id": "x", "status": "paused"})).expect("usable");
+        assert!(draft.secret.is_none() && draft.from == From::Now && draft.definition == Definition::default());
+        let shown = draft.definition.shown(&draft.secrets);
+        for (name, value) in [("format", "standard"), ("signature", "v1"), ("ordering", "key"), ("onExhausted", "skip")]
+        {
+            assert_eq!(shown[name], value);
         }
-        let again = parse(&Value::Object(shown)).expect("usable");
-        assert_eq!(again.definition, draft.definition);
-        assert_eq!(again.definition.schedule(), [Duration::from_millis(250)]);
+        assert_eq!((&shown["concurrency"], shown["retry"].as_array().map(Vec::len)), (&json!(8), Some(10)));
+        let again: Definition = serde_json::from_value(Value::Object(shown)).expect("as it was written");
+        assert_eq!(again, draft.definition);
+        assert_eq!(draft.definition.schedule()[2], Duration::from_secs(300));
     }
 
     #[test]
-    fn what_is_not_known_is_refused_by_name() {
-        for (name, value, kind) in [
-            ("format", json!("thin"), Kind::Unprocessable),
-            ("signature", json!(["v1", "v1a"]), Kind::Unprocessable),
-            ("ordering", json!("none"), Kind::Unprocessable),
-            ("query", json!("{ id }"), Kind::Unprocessable),
-            ("headers", json!({"a": "b"}), Kind::Unprocessable),
-            ("colour", json!("red"), Kind::Unprocessable),
-            ("filter", json!({"types": ["a*b"]}), Kind::Unprocessable),
-            ("filter", json!({"kinds": []}), Kind::Unprocessable),
-            ("from", json!({"after": 1}), Kind::Unprocessable),
-            ("from", json!("yesterday"), Kind::Unprocessable),
-            ("concurrency", json!(65), Kind::Unprocessable),
-            ("retry", json!(["25h"]), Kind::Unprocessable),
-            ("retry", json!(["5"]), Kind::Unprocessable),
-            ("secret", json!("whsec_short"), Kind::Unprocessable),
-            ("url", json!("/hook"), Kind::Unprocessable),
+    fn every_attribute_is_taken_as_it_is_written() {
+        let written = json!({
+            "url": "https://example.com/", "description": "d", "filter": {"types": ["Order*"]},
+            "filters": [{"exact": {"type": "OrderPlaced"}}], "format": "cloudevents-batch", "query": "{ id }",
+            "signature": ["v1", "v1a"], "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "ordering": "strict",
+            "onExhausted": "hold_key", "from": {"since": "2026-01-01T00:00:00Z"}, "headers": {"X-Tenant": "a"},
+            "auth": {"basic": {"username": "u", "password": "p"}}, "rate": {"max": 100, "per": "60s"},
+            "concurrency": 2, "retry": ["1s"], "batch": {"max": 10, "wait": "250ms"},
+        });
+        let draft = parse(&written).expect("usable");
+        let shown = draft.definition.shown(&draft.secrets);
+        for (name, value) in written.as_object().expect("an object") {
+            match name.as_str() {
+                "url" | "secret" | "from" => {}
+                "headers" => assert_eq!(shown[name], json!({"x-tenant": "a"})),
+                "auth" => assert_eq!(shown[name], json!({"basic": {"username": "u", "password": "***"}})),
+                name => assert_eq!(shown[name], *value, "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_refused_by_name() {
+        for (name, value) in [
+            ("format", json!("xml")),
+            ("signature", json!("v9")),
+            ("signature", json!(["v1", "github"])),
+            ("signature", json!([])),
+            ("ordering", json!("random")),
+            ("headers", json!({"webhook-id": "b"})),
+            ("headers", json!({"host": "b"})),
+            ("headers", json!({"x": "a\nb"})),
+            ("auth", json!({"digest": {}})),
+            ("rate", json!({"max": 0, "per": "1s"})),
+            ("batch", json!({"max": 10})),
+            ("filters", json!([{"sql": "x"}])),
+            ("colour", json!("red")),
+            ("filter", json!({"types": ["a*b"]})),
+            ("filter", json!({"kinds": []})),
+            ("from", json!({"after": 1})),
+            ("from", json!("yesterday")),
+            ("concurrency", json!(65)),
+            ("retry", json!(["25h"])),
+            ("retry", json!(["5"])),
+            ("secret", json!("whsec_short")),
+            ("url", json!("/hook")),
         ] {
             let mut body = json!({"url": "https://example.com/"});
             body[name] = value;
             let problem = parse(&body).err().expect(name);
-            assert!(problem.kind == kind && problem.detail.contains(name), "{body} {problem}");
+            assert!(problem.kind == Kind::Unprocessable && problem.detail.contains(name), "{body} {problem}");
         }
         assert_eq!(parse(&json!({})).err().expect("no url").kind, Kind::BadRequest);
-        assert_eq!(Draft::parse(b"{").err().expect("no JSON").kind, Kind::BadRequest);
+        assert_eq!(Draft::parse(b"{", "").err().expect("no JSON").kind, Kind::BadRequest);
         assert!(
             parse(&json!({"url": "https://example.com/", "signature": ["v1"], "headers": {}, "query": null})).is_ok()
         );

@@ -5,20 +5,24 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
+use axum::http::HeaderMap;
 use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
 use super::rest::{Shown, own};
-use super::{Shared, definition_of};
+use super::{Shared, commands, definition_of, target};
 use crate::event::{Cursor, Entry, Micros};
-use crate::journal::deliveries::{AttemptRow, DeliveryRow};
+use crate::journal::deliveries::{AttemptRow, DeliveryRow, Wish};
+use crate::journal::replays::Kind as ReplayKind;
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{Columns, Error, Range};
 use crate::web::auth::Client;
+use crate::web::negotiate;
 use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
 
-const STATUSES: [&str; 4] = ["pending", "failing", "dead", "delivered"];
+const STATUSES: [&str; 5] = ["pending", "failing", "dead", "delivered", "discarded"];
+const COMMANDS: &str = "Resend, Discard";
 /// Events looked at for one answer; a page may hold fewer than asked for, and `next` goes on.
 const EXAMINED_MAX: usize = 2_000;
 
@@ -57,11 +61,56 @@ pub(super) async fn show(
     Path((id, event)): Path<(String, String)>,
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
+    let delivery = find(&shared, &client, &row, event).await?;
+    Ok(Json(with_log(&shared, &row, &delivery).await?).into_response())
+}
+
+/// `Command: Resend` or `Discard`.
+pub(super) async fn put(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Arc<Client>>,
+    Path((id, event)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Shown {
+    let row = own(&shared, &client, &id).await?;
+    let delivery = find(&shared, &client, &row, event.clone()).await?;
+    let conflict = |detail: &str| Err(Problem::new(Kind::Conflict, detail));
+    let journal = &shared.journal;
+    match (negotiate::command(&headers), delivery.status.as_str()) {
+        (Some("Resend"), "failing" | "dead" | "discarded" | "delivered") => {
+            if journal.wish(&row.id, delivery.position, Wish::Resend).await? {
+                shared.note_change(&row.id, false);
+            } else {
+                let stretch = (delivery.position - 1, delivery.position);
+                return commands::begin(&shared, row, ReplayKind::Resend, stretch, 1).await;
+            }
+        }
+        (Some("Resend"), _) => return conflict("the event was not tried yet; it will be when its turn comes"),
+        (Some("Discard"), "failing" | "dead") => {
+            if !journal.wish(&row.id, delivery.position, Wish::Discard).await? {
+                return conflict("the delivery changed at the same time; read it again");
+            }
+            shared.note_change(&row.id, false);
+        }
+        (Some("Discard"), status) => {
+            return conflict(&format!("the delivery is {status}; only failing and dead ones can be discarded"));
+        }
+        (Some(other), _) => {
+            return Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}")));
+        }
+        (None, _) => {
+            return Err(Problem::new(Kind::BadRequest, format!("a delivery takes a header `Command`: {COMMANDS}")));
+        }
+    }
+    Ok(Json(with_log(&shared, &row, &delivery).await?).into_response())
+}
+
+async fn find(shared: &Shared, client: &Client, row: &WebhookRow, event: String) -> Result<DeliveryRow, Problem> {
     let unknown =
         || Problem::new(Kind::NotFound, "this webhook has no delivery of such an event, or its log has forgotten it");
     let found = shared.journal.by_ids(&client.visible, &[event], Columns::ENVELOPE).await?;
     let position = found.first().ok_or_else(unknown)?.position;
-    let look = Look { shared: &shared, client: &client, row: &row, after: position - 1, limit: 1 };
+    let look = Look { shared, client, row, after: position - 1, limit: 1 };
     let here = |(rows, _): Found| rows.into_iter().find(|row| row.position == position);
     let mut delivery = here(look.exceptions(None).await?);
     if delivery.is_none() {
@@ -70,9 +119,13 @@ pub(super) async fn show(
     if delivery.is_none() {
         delivery = here(look.pending().await?);
     }
-    let mut json = delivery_json(&delivery.ok_or_else(unknown)?);
-    json["log"] = shared.journal.attempts(&row.id, position).await?.iter().map(attempt_json).collect();
-    Ok(Json(json).into_response())
+    delivery.ok_or_else(unknown)
+}
+
+async fn with_log(shared: &Shared, row: &WebhookRow, delivery: &DeliveryRow) -> Result<Value, Problem> {
+    let mut json = delivery_json(delivery);
+    json["log"] = shared.journal.attempts(&row.id, delivery.position).await?.iter().map(attempt_json).collect();
+    Ok(json)
 }
 
 /// What was found, by position, and through which position the list is complete if there may be more.
@@ -112,17 +165,18 @@ impl Look<'_> {
     /// Events that were not tried: beyond the cursor, or behind the row of their key.
     async fn pending(&self) -> Result<Found, Error> {
         let Self { shared, client, row, .. } = self;
-        let failing = shared.journal.failing(&row.id).await?;
-        let by_key: HashMap<&str, &DeliveryRow> = failing.iter().map(|row| (row.key.as_str(), row)).collect();
-        let Some(selection) = shared.selection(row, &definition_of(row)) else { return Ok((Vec::new(), None)) };
+        let failing = shared.journal.failing(&row.id, "").await?;
+        let by_turn: HashMap<&str, &DeliveryRow> = failing.iter().map(|row| (row.turn.as_str(), row)).collect();
+        let definition = definition_of(row);
+        let Some(selection) = shared.selection(row, &definition) else { return Ok((Vec::new(), None)) };
         let first = failing.iter().map(|row| row.position - 1).min().map_or(row.cursor, |first| first.min(row.cursor));
-        let waiting = |entry: &&Entry| match by_key.get(entry.event.key().as_str()) {
+        let waiting = |entry: &&Entry| match by_turn.get(definition.ordering.turn(entry).as_str()) {
             Some(row) if row.attempts == 0 => entry.position >= row.position,
             Some(row) => entry.position > row.position,
             None => entry.position > row.cursor,
         };
         let visible = |entry: &&Entry| client.visible.matches(&entry.event);
-        let owed = |entry: &&Entry| shared.owes(row, entry);
+        let owed = |entry: &&Entry| target::owes(shared, row, None, entry);
         let (mut found, mut examined, mut after) = (Vec::new(), 0, self.after.max(first));
         loop {
             let page = shared.journal.read(&selection, Range::after(after), 200, Columns::ENVELOPE).await?;
@@ -174,6 +228,7 @@ fn delivery_json(row: &DeliveryRow) -> Value {
 fn attempt_json(attempt: &AttemptRow) -> Value {
     json!({
         "attempt": attempt.attempt,
+        "replay": attempt.replay,
         "startedAt": Micros(attempt.started_at).to_text(),
         "durationMs": attempt.duration_ms,
         "status": attempt.status,

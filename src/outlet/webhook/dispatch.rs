@@ -1,4 +1,4 @@
-//! The loop of one webhook: wait for the bell, a timer, a retry that is due or an answer; read from where it is;
+//! The loop of one lane of a webhook: wait for the bell, a timer, a retry that is due or an answer; read from where it is;
 //! keep its calls going; write where it is. Reading, calling and writing never wait for one another.
 
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use axum::body::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
-use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::attempt::{self, Delivery, Receiver};
+use super::attempt::{self, Delivery};
 use super::lanes::Lanes;
+use super::target::Target;
 use super::turn::{Done, Retry, Start, attempt_of};
-use crate::filter::{Filter, Selection};
-use crate::journal::deliveries::Checkpoint;
-use crate::journal::webhooks::WebhookRow;
-use crate::journal::{Columns, Error, Order, Page, Range};
-use crate::runtime::{Backoff, ready};
+use crate::journal::checkpoint::Checkpoint;
+use crate::journal::deliveries::DeliveryRow;
+use crate::journal::webhooks::Notice;
+use crate::journal::{Columns, Error, Order, Range};
+use crate::runtime::{Backoff, Bell, ready};
 
 /// The bell rings for everything in this process; the timer finds what another one wrote.
 const TIMER: Duration = Duration::from_secs(5);
@@ -37,60 +37,89 @@ const DRAIN_MAX: Duration = Duration::from_secs(16);
 /// Less than the gateway waits, so that the last checkpoint is still written.
 const DRAIN_AT_STOP_MAX: Duration = Duration::from_millis(900);
 const RETRY_READ_MICROS: i64 = 1_000_000;
+/// A lane that has had nothing to do for so long ends; the supervisor starts it again.
+const LINGER: Duration = Duration::from_secs(5);
 
-/// What a dispatch works for.
-pub(super) struct Target {
-    pub(super) row: WebhookRow,
-    pub(super) selection: Selection,
-    pub(super) receiver: Receiver,
-    pub(super) schedule: Vec<Duration>,
-    pub(super) concurrency: usize,
+/// How a dispatch is told what happens outside.
+#[derive(Clone)]
+pub(super) struct Strings {
+    /// New events of this webhook, or a wish of its owner.
+    pub(super) bell: Bell,
+    /// Start no more calls: it was edited, paused or removed.
+    pub(super) stop: CancellationToken,
+    /// The gateway stops.
+    pub(super) stopping: CancellationToken,
 }
 
-/// Delivers until `stop`, or until the receiver wants no more. Ends with everything that was answered written down.
-pub(super) async fn run(shared: Arc<Shared>, target: Target, stop: CancellationToken, stopping: CancellationToken) {
+/// Where a dispatch came to rest.
+pub(super) struct Rest {
+    pub(super) cursor: i64,
+    /// It left nothing undone.
+    pub(super) is_idle: bool,
+}
+
+/// Delivers after `cursor` until it is told to stop, until the receiver wants no more, or until there is nothing to do.
+/// Ends with everything that was answered written down, and gives how far it got; nothing if it could not start.
+pub(super) async fn run(shared: Arc<Shared>, target: Arc<Target>, strings: Strings, cursor: i64) -> Option<Rest> {
     let (id, erasures) = (target.row.id.clone(), shared.journal.known_past().erasures);
-    let failing = match shared.journal.failing(&id).await {
+    let failing = match shared.journal.failing(&id, target.replay_id()).await {
         Ok(rows) => rows,
         Err(cause) => {
             warn!(webhook.id = %id, %cause, "can't read the deliveries of webhook `{id}`, will retry in 1s");
             // The supervisor starts it again.
-            tokio::select! { () = sleep(Duration::from_secs(1)) => {}, () = stop.cancelled() => {} }
-            return;
+            tokio::select! { () = sleep(Duration::from_secs(1)) => {}, () = strings.stop.cancelled() => {} }
+            return None;
         }
     };
-    info!(webhook.id = %id, webhook.cursor = target.row.cursor, "webhook `{id}` delivers to {}", target.receiver.url.authority());
-    let lanes = Lanes::new(&target.row, failing, target.schedule.clone(), target.concurrency);
+    info!(webhook.id = %id, webhook.cursor = cursor, "webhook `{id}` delivers to {}", target.receiver.url.authority());
+    let has_wishes = failing.iter().any(|row| row.wish != crate::journal::deliveries::Wish::None);
+    let lanes = Lanes::new(&target.row, cursor, failing, target.rules.clone(), shared.steady.now_micros());
     let mut dispatch = Dispatch {
-        saved_cursor: target.row.cursor,
+        saved_cursor: cursor,
         erasures,
         shared,
-        target: Arc::new(target),
-        stop,
+        target,
+        strings,
         lanes,
         calls: FuturesUnordered::new(),
         reading: None,
         writing: None,
+        asking: None,
+        has_wishes,
         snapshot: None,
+        notices: Vec::new(),
         more: true,
         unsaved_since: None,
         cursor_since: Instant::now(),
+        busy_at: Instant::now(),
         backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(15)),
     };
     dispatch.deliver().await;
-    dispatch.finish(stopping).await;
+    Some(dispatch.finish().await)
+}
+
+/// What was read, up to where, and whether there is more.
+struct Stretch {
+    deliveries: Vec<Delivery>,
+    covered: i64,
+    more: bool,
 }
 
 struct Dispatch {
     shared: Arc<Shared>,
     target: Arc<Target>,
-    stop: CancellationToken,
+    strings: Strings,
     lanes: Lanes,
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
-    reading: Option<BoxFuture<'static, Result<Page, Error>>>,
+    reading: Option<BoxFuture<'static, Result<Stretch, Error>>>,
     writing: Option<BoxFuture<'static, Result<(), Error>>>,
+    asking: Option<BoxFuture<'static, Result<Vec<DeliveryRow>, Error>>>,
+    /// The owner may ask for something.
+    has_wishes: bool,
     /// What is being written, to be written again if that fails.
     snapshot: Option<Checkpoint>,
+    /// What happened and is not written yet.
+    notices: Vec<Notice>,
     /// The journal may have more than was read.
     more: bool,
     unsaved_since: Option<Instant>,
@@ -98,28 +127,31 @@ struct Dispatch {
     /// Erasures before anything was read.
     erasures: i64,
     cursor_since: Instant,
+    /// When there was something to do last.
+    busy_at: Instant,
     backoff: Backoff,
 }
 
 impl Dispatch {
     async fn deliver(&mut self) {
-        let stop = self.stop.clone();
-        let mut bell = self.shared.journal.bell();
+        let (stop, mut bell) = (self.strings.stop.clone(), self.strings.bell.clone());
         let mut look_at = Instant::now() + TIMER;
         // After an erasure what was read may hold what is gone: another dispatch reads it anew.
         let erasures = self.erasures;
         let is_erased = |it: &Self| it.shared.journal.known_past().erasures != erasures;
-        while !stop.is_cancelled() && !self.lanes.is_disabled() && !is_erased(self) {
+        while !stop.is_cancelled() && !self.lanes.has_ended() && !is_erased(self) && !self.has_nothing_to_do() {
             self.start_calls();
             self.start_reading(Duration::ZERO);
+            self.start_asking();
             self.start_writing();
             let wake_at = self.wake_at();
             tokio::select! {
                 Some(done) = self.calls.next(), if !self.calls.is_empty() => self.settle(done),
-                page = ready(&mut self.reading) => self.take(page),
+                stretch = ready(&mut self.reading) => self.take(stretch),
                 written = ready(&mut self.writing) => self.written(written),
+                asked = ready(&mut self.asking) => self.asked(asked),
                 () = bell.rung(look_at.saturating_duration_since(Instant::now())) => {
-                    self.more = true;
+                    (self.more, self.has_wishes) = (true, true);
                     look_at = Instant::now() + TIMER;
                 }
                 () = sleep_until(wake_at) => {}
@@ -128,9 +160,22 @@ impl Dispatch {
         }
     }
 
+    /// A replay has come to its end, or the live lane has been idle for a while.
+    fn has_nothing_to_do(&mut self) -> bool {
+        if !self.lanes.is_idle() || self.reading.is_some() || self.writing.is_some() || self.lanes.unsaved() > 0 {
+            self.busy_at = Instant::now();
+            return false;
+        }
+        match &self.target.replay {
+            Some(replay) => self.lanes.cursor() >= replay.through,
+            None => self.busy_at.elapsed() >= LINGER,
+        }
+    }
+
     /// No new calls; waits for those in flight, then writes the last checkpoint.
-    async fn finish(mut self, stopping: CancellationToken) {
-        self.stop.cancel();
+    async fn finish(mut self) -> Rest {
+        self.strings.stop.cancel();
+        let stopping = self.strings.stopping.clone();
         let give_up = async {
             tokio::select! {
                 () = sleep(DRAIN_MAX) => {}
@@ -153,23 +198,53 @@ impl Dispatch {
             let result = again.await;
             self.written(result);
         }
-        let id = &self.target.row.id;
-        let checkpoint = Checkpoint { erasures: self.erasures, ..self.lanes.snapshot(id) };
-        if self.snapshot.is_none()
-            && let Err(cause) = self.shared.journal.checkpoint(checkpoint).await
-        {
-            warn!(webhook.id = %id, %cause, "webhook `{id}` ends without its last checkpoint; its last deliveries will be repeated");
+        let id = self.target.row.id.clone();
+        if self.snapshot.is_none() {
+            let checkpoint = self.checkpoint();
+            let is_needed = checkpoint.cursor != self.saved_cursor
+                || checkpoint.is_done
+                || checkpoint.ends.is_some()
+                || !(checkpoint.rows.is_empty() && checkpoint.dead.is_empty() && checkpoint.attempts.is_empty());
+            if is_needed && let Err(cause) = self.shared.journal.checkpoint(checkpoint).await {
+                warn!(webhook.id = %id, %cause, "webhook `{id}` ends without its last checkpoint; its last deliveries will be repeated");
+            }
+        }
+        Rest { cursor: self.lanes.cursor(), is_idle: self.lanes.is_idle() }
+    }
+
+    fn checkpoint(&mut self) -> Checkpoint {
+        self.notice();
+        let checkpoint = self.lanes.snapshot(&self.target.row.id);
+        let is_done = self.target.replay.as_ref().is_some_and(|replay| {
+            checkpoint.cursor >= replay.through && self.lanes.is_idle() && !self.lanes.has_ended()
+        });
+        Checkpoint {
+            replay: self.target.replay_id().to_owned(),
+            erasures: self.erasures,
+            notices: std::mem::take(&mut self.notices),
+            is_done,
+            ..checkpoint
+        }
+    }
+
+    /// Keeps what happened for the next checkpoint. A replay tells nothing: its receiver is the live lane's.
+    fn notice(&mut self) {
+        for (what, reason) in self.lanes.happened() {
+            if self.target.replay.is_none() && self.shared.may_tell(&self.target.row.id, what) {
+                self.notices.push(Notice::new(&self.target.row, what, reason));
+            }
         }
     }
 
     fn start_calls(&mut self) {
-        while let Some(start) = self.lanes.start(self.shared.clock.now_micros()) {
-            let (shared, target, stop) = (Arc::clone(&self.shared), Arc::clone(&self.target), self.stop.clone());
+        while let Some(start) = self.lanes.start(self.shared.steady.now_micros()) {
+            let (shared, target, stop) =
+                (Arc::clone(&self.shared), Arc::clone(&self.target), self.strings.stop.clone());
             self.calls.push(match start {
-                Start::First(delivery) => Box::pin(async move {
-                    let Some(_permit) = permit(&shared, &stop).await else { return Done::NotStarted };
-                    let outcome = attempt::call(&shared, &target.receiver, &delivery, 1).await;
-                    Done::First { delivery, outcome }
+                Start::First { delivery, started } => Box::pin(async move {
+                    let Some(_permit) = permit(&shared, &target, &stop).await else { return Done::NotStarted };
+                    let outcome = attempt::call(&shared, &target.receiver, &delivery, 1, target.replay_id()).await;
+                    Done::First { delivery, started, outcome }
                 }),
                 Start::Retry(retry) => Box::pin(async move { call_again(&shared, &target, &stop, retry).await }),
             });
@@ -177,7 +252,7 @@ impl Dispatch {
     }
 
     fn settle(&mut self, done: Done) {
-        let now = self.shared.clock.now_micros();
+        let now = self.shared.steady.now_micros();
         let mut next = Some(done);
         while let Some(done) = next {
             self.lanes.settle(done, now);
@@ -191,20 +266,65 @@ impl Dispatch {
 
     fn start_reading(&mut self, delay: Duration) {
         let Some((after, limit)) = self.lanes.room().filter(|_| self.more && self.reading.is_none()) else { return };
-        let (journal, target) = (self.shared.journal.clone(), Arc::clone(&self.target));
+        if self.target.replay.as_ref().is_some_and(|replay| after >= replay.through) {
+            return;
+        }
         self.more = false;
+        // From memory, as a rule: then it costs no turn of the loop.
+        if self.target.replay.is_none()
+            && let Some(seen) = self.shared.seen(&self.target.selection, after, limit)
+        {
+            let owed = seen.entries.iter().filter(|entry| self.target.owes(&self.shared, entry));
+            let deliveries: Vec<Delivery> = owed.map(|entry| self.target.delivery(entry)).collect();
+            let stretch = Stretch { deliveries, covered: seen.covered, more: seen.more };
+            self.take(Ok(stretch));
+            self.start_calls();
+            return;
+        }
+        let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&self.target));
         self.reading = Some(Box::pin(async move {
             sleep(delay).await;
-            journal.read(&target.selection, Range::after(after), limit, Columns::ALL).await
+            let page = target.read(&shared, after, limit).await?;
+            let owed = page.entries.iter().filter(|entry| target.owes(&shared, entry));
+            let deliveries = owed.map(|entry| target.delivery(entry)).collect();
+            Ok(Stretch { deliveries, covered: page.covered, more: page.more })
         }));
     }
 
-    fn take(&mut self, page: Result<Page, Error>) {
-        match page {
-            Ok(mut page) => {
-                self.more |= page.more;
-                page.entries.retain(|entry| self.shared.owes(&self.target.row, entry));
-                self.lanes.take(page.entries, page.covered);
+    /// What its owner asks for is read when the bell was rung.
+    fn start_asking(&mut self) {
+        if !self.has_wishes || self.asking.is_some() {
+            return;
+        }
+        self.has_wishes = false;
+        if self.lanes.is_idle() {
+            return;
+        }
+        let (journal, target) = (self.shared.journal.clone(), Arc::clone(&self.target));
+        self.asking = Some(Box::pin(async move { journal.wishes(&target.row.id, target.replay_id()).await }));
+    }
+
+    fn asked(&mut self, asked: Result<Vec<DeliveryRow>, Error>) {
+        let now = self.shared.steady.now_micros();
+        match asked {
+            Ok(rows) => {
+                for row in rows {
+                    // Asked again once the call is answered.
+                    self.has_wishes |= !self.lanes.wish(&row, now);
+                }
+            }
+            Err(cause) => {
+                let id = &self.target.row.id;
+                warn!(webhook.id = %id, %cause, "webhook `{id}` can't read what its owner asks for");
+            }
+        }
+    }
+
+    fn take(&mut self, stretch: Result<Stretch, Error>) {
+        match stretch {
+            Ok(stretch) => {
+                self.more |= stretch.more;
+                self.lanes.take(stretch.deliveries, stretch.covered);
             }
             Err(cause) => {
                 let wait = self.backoff.next_wait();
@@ -229,7 +349,7 @@ impl Dispatch {
         if !due {
             return;
         }
-        let checkpoint = Checkpoint { erasures: self.erasures, ..self.lanes.snapshot(&self.target.row.id) };
+        let checkpoint = self.checkpoint();
         self.saved_cursor = checkpoint.cursor;
         self.unsaved_since = None;
         self.cursor_since = Instant::now();
@@ -266,7 +386,7 @@ impl Dispatch {
 
     /// When something has to be done although nothing happens.
     fn wake_at(&self) -> Instant {
-        let now = self.shared.clock.now_micros();
+        let now = self.shared.steady.now_micros();
         let until = |at: i64| Duration::from_micros(u64::try_from(at - now).unwrap_or(0));
         let retry = self.lanes.next_due(now).map_or(TIMER, until).min(TIMER);
         let checkpoint = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + CHECKPOINT_EVERY);
@@ -274,67 +394,70 @@ impl Dispatch {
     }
 }
 
-async fn permit<'a>(shared: &'a Shared, stop: &CancellationToken) -> Option<tokio::sync::SemaphorePermit<'a>> {
+/// A place among all calls in flight. A receiver that failed last has to do with a part of them, so that dead ones leave
+/// the rest to the others.
+async fn permit<'a>(
+    shared: &'a Shared,
+    target: &Target,
+    stop: &CancellationToken,
+) -> Option<tokio::sync::SemaphorePermit<'a>> {
+    let is_suspect = target.rules.pace.lock().expect("nothing panics while it holds this lock").is_suspect();
+    let places = if is_suspect { &shared.calls_of_suspects } else { &shared.calls };
     tokio::select! {
         biased;
         () = stop.cancelled() => None,
-        permit = shared.calls.acquire() => permit.ok(),
+        permit = places.acquire() => permit.ok(),
     }
 }
 
 async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, retry: Retry) -> Done {
-    let later = |shared: &Shared| shared.clock.now_micros() + RETRY_READ_MICROS;
+    let later = |shared: &Shared| shared.steady.now_micros() + RETRY_READ_MICROS;
     let delivery = match find(shared, target, &retry).await {
         Ok(Some(delivery)) => delivery,
-        Ok(None) => return Done::NoneLeft { key: retry.key, through: retry.through },
+        Ok(None) => return Done::NoneLeft { turn: retry.turn, through: retry.through },
         Err(cause) => {
             let id = &target.row.id;
             warn!(webhook.id = %id, %cause, "webhook `{id}` can't read what it has to retry, will retry in 1s");
-            return Done::Put { again_at: later(shared), key: retry.key };
+            return Done::Put { again_at: later(shared), turn: retry.turn };
         }
     };
-    let Some(_permit) = permit(shared, stop).await else {
-        return Done::Put { again_at: later(shared), key: retry.key };
+    let Some(_permit) = permit(shared, target, stop).await else {
+        return Done::Put { again_at: later(shared), turn: retry.turn };
     };
     let attempt = attempt_of(&delivery, retry.position, retry.attempts);
-    let outcome = attempt::call(shared, &target.receiver, &delivery, attempt).await;
-    Done::Retry { delivery, outcome }
+    let outcome = attempt::call(shared, &target.receiver, &delivery, attempt, target.replay_id()).await;
+    Done::Retry { delivery, started: retry.started, outcome }
 }
 
-/// What a key's turn is about: its first event from its row's position on, with the frozen bytes if it is the one that
-/// was tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
+/// What a turn is about: its first event from its row's position on, with the frozen bytes if it is the one that was
+/// tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
 async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<Delivery>, Error> {
-    let Retry { key, position, attempts, through } = retry;
+    let Retry { turn, position, attempts, through, .. } = retry;
     let was_tried = *attempts > 0;
     let through = if was_tried { (*through).max(*position) } else { *through };
-    let selection = target.selection.and(&aggregate_of(key));
+    let (selection, through) = target.of_turn(turn, *position, through);
     let mut after = position - 1;
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
         let page = shared.journal.read(&selection, range, 1, Columns::ALL).await?;
-        let Some(entry) = page.entries.first() else { return Ok(None) };
-        after = entry.position;
-        let mut delivery = Delivery::of(entry);
-        if delivery.key != *key || !shared.owes(&target.row, entry) {
+        after = page.covered;
+        let Some(entry) = page.entries.first() else {
+            // With dialects a page may be empty although there are more.
+            if page.more {
+                continue;
+            }
+            return Ok(None);
+        };
+        let mut delivery = target.delivery(entry);
+        if delivery.turn != *turn || !target.owes(shared, entry) {
             continue;
         }
         if was_tried
             && entry.position == *position
-            && let Some(body) = shared.journal.frozen_body(&target.row.id, key).await?
+            && let Some(body) = shared.journal.frozen_body(&target.row.id, target.replay_id(), *position).await?
         {
             delivery.body = Bytes::from(body);
         }
         return Ok(Some(delivery));
-    }
-}
-
-/// A filter for the events of a key; an id that ends with `*` makes it let more through.
-pub(super) fn aggregate_of(key: &str) -> Filter {
-    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let (aggregate_type, aggregate_id) = key.split_once('/').unwrap_or((key, ""));
-    Filter {
-        aggregate_types: vec![plain(aggregate_type)],
-        aggregate_ids: vec![plain(aggregate_id)],
-        ..Filter::default()
     }
 }

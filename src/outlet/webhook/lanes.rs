@@ -1,33 +1,44 @@
 //! Which event of a webhook may be tried now: the state of one dispatch, without any I/O.
 //!
-//! First tries follow the journal; of one key only one is in flight. An event that fails parks its key: one row holds
-//! the key's next position, later events of the key pass as "behind the row", and the retry lane walks through them,
+//! What waits for what is one *turn*: an aggregate, the whole webhook (`strict`), or each event by itself (`none`). First
+//! tries follow the journal; of one turn only one is in flight. An event that fails parks its turn: one row holds the
+//! turn's next position, later events of the turn pass as "behind the row", and the retry lane walks through them,
 //! reading them from the journal, until none is left. So:
-//! - every matching event at or below [`Lanes::cursor`] is delivered, dead, or at or behind its key's row;
-//! - every event of a parked key before its row's position is delivered or dead;
+//! - every matching event at or below [`Lanes::cursor`] is delivered, dead, or at or behind its turn's row;
+//! - every event of a parked turn before its row's position is delivered or dead;
 //! - a row goes when no event is left at or behind it and the cursor has reached it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::attempt::{Delivery, Outcome, wait_after};
+use super::definition::OnExhausted;
+use super::pace::Pace;
 use super::turn::{Done, Retry, Start, attempt_of};
-use crate::event::Entry;
-use crate::journal::deliveries::{AttemptRow, Checkpoint, DeliveryRow};
-use crate::journal::webhooks::WebhookRow;
+use crate::event::Micros;
+use crate::journal::checkpoint::Checkpoint;
+use crate::journal::deliveries::{AttemptRow, DeliveryRow, Wish};
+use crate::journal::webhooks::{Status, WebhookRow};
 
 /// Events held in memory: enough to keep all calls busy over one read of the journal.
 const HELD_MAX: usize = 200;
 /// Positions between the cursor and the last one read: what a crash may repeat at most.
 const WINDOW_MAX: usize = 1_000;
-/// Failing keys at which a receiver counts as down: the cursor stands still and retries go on.
+/// Failing turns at which a receiver counts as down: the cursor stands still and retries go on.
 const FAILING_MAX: usize = 1_000;
 /// Rows in all. More than failing ones and the window, so that rows that only wait for the cursor can't stop it.
 const PARKED_MAX: usize = FAILING_MAX + 2 * WINDOW_MAX;
-/// When a row is looked at again that has nothing left to do but to wait for the cursor.
+/// When it is looked again at what waits for the cursor, or for the other lane.
 const LOOK_AGAIN_MICROS: i64 = 250_000;
 /// Calls without a checkpoint beyond which no new ones start: the journal's database is down.
 const UNSAVED_MAX: usize = 1_000;
+
+/// A receiver without any success for so long, and so many calls, is given up.
+const DISABLED_AFTER: Micros = Micros(72 * 3_600 * 1_000_000);
+const DISABLED_FAILURES: i64 = 10;
+/// No wait is longer, whatever clock wrote it: a day, and the tenth that is added.
+const WAIT_MAX_MICROS: i64 = 27 * 3_600 * 1_000_000;
 
 /// Checkpoints after which the log is shortened; the first one does it, too, so that restarts don't let it grow.
 const PRUNE_EVERY: u64 = 16;
@@ -39,27 +50,37 @@ struct Slot {
 
 struct Parked {
     row: DeliveryRow,
-    /// The last position of this key that was passed as "behind the row".
+    /// Its call is in flight.
+    is_called: bool,
+    /// The last position of this turn that was passed as "behind the row".
     last_follower: i64,
-    /// The checkpoint that has to be saved before the key may go on: then the bytes can be read back, and an event
+    /// The checkpoint that has to be saved before the turn may go on: then the bytes can be read back, and an event
     /// that was given up is known to be dead and does not come back behind its followers after a crash.
     waits_for: u64,
 }
 
+/// What a webhook's owner decided about its calls, and how fast they may follow one another.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) schedule: Vec<Duration>,
+    /// Calls in flight of this lane.
+    pub(super) concurrency: usize,
+    pub(super) on_exhausted: OnExhausted,
+    pub(super) pace: Arc<Mutex<Pace>>,
+}
+
 /// The state of one dispatch.
-#[derive(Default)]
 pub(super) struct Lanes {
-    schedule: Vec<Duration>,
-    concurrency: usize,
+    rules: Rules,
     read_to: i64,
     window: VecDeque<Slot>,
     ready: VecDeque<Delivery>,
-    /// Keys with a first try ready or in flight, and what waits behind it.
+    /// Turns with a first try ready or in flight, and what waits behind it.
     busy: HashMap<String, VecDeque<Delivery>>,
     held: usize,
     parked: HashMap<String, Parked>,
     due: BTreeSet<(i64, String)>,
-    /// Keys whose event was refused by 410: tried before all others.
+    /// Turns whose event was refused by 410: tried before all others.
     probes: BTreeSet<String>,
     first_in_flight: usize,
     retries_in_flight: usize,
@@ -68,35 +89,69 @@ pub(super) struct Lanes {
     dead: Vec<DeliveryRow>,
     attempts: Vec<AttemptRow>,
     failing_since: Option<i64>,
+    failures: i64,
     last_success_at: Option<i64>,
-    disabled: Option<String>,
+    /// Wishes that were fulfilled by giving an event up.
+    discarded: Vec<DeliveryRow>,
+    ends: Option<(Status, String)>,
+    /// What happened that is journaled: a word, and why.
+    happened: Vec<(&'static str, Option<String>)>,
     wants_save: bool,
     snapshots: u64,
     saved: u64,
 }
 
 impl Lanes {
-    pub(super) fn new(
-        row: &WebhookRow,
-        failing: Vec<DeliveryRow>,
-        schedule: Vec<Duration>,
-        concurrency: usize,
-    ) -> Self {
+    /// Goes on after `cursor` with what is failing. `now` is also what the clock said: rows of a clock that went back wait
+    /// no longer than any.
+    pub(super) fn new(row: &WebhookRow, cursor: i64, mut failing: Vec<DeliveryRow>, rules: Rules, now: i64) -> Self {
         let gone = |row: &&DeliveryRow| row.last_status == Some(410);
-        let probes = failing.iter().filter(gone).map(|row| row.key.clone()).collect();
-        let due = failing.iter().map(|row| (row.next_attempt_at.unwrap_or(0), row.key.clone())).collect();
-        let parked = |row: DeliveryRow| (row.key.clone(), Parked { row, last_follower: 0, waits_for: 0 });
+        let probes = failing.iter().filter(gone).map(|row| row.turn.clone()).collect();
+        for row in &mut failing {
+            row.next_attempt_at = row.next_attempt_at.map(|at| at.min(now.saturating_add(WAIT_MAX_MICROS)));
+        }
+        let due = failing.iter().filter_map(|row| Some((row.next_attempt_at?, row.turn.clone()))).collect();
+        let parked =
+            |row: DeliveryRow| (row.turn.clone(), Parked { row, is_called: false, last_follower: 0, waits_for: 0 });
         Self {
-            schedule,
-            concurrency,
-            read_to: row.cursor,
+            rules,
+            read_to: cursor,
+            window: VecDeque::new(),
+            ready: VecDeque::new(),
+            busy: HashMap::new(),
+            held: 0,
             parked: failing.into_iter().map(parked).collect(),
             due,
             probes,
+            first_in_flight: 0,
+            retries_in_flight: 0,
+            retried_last: false,
+            changed: BTreeSet::new(),
+            dead: Vec::new(),
+            attempts: Vec::new(),
             failing_since: row.failing_since,
+            failures: row.failures,
             last_success_at: row.last_success_at,
-            ..Self::default()
+            discarded: Vec::new(),
+            ends: None,
+            happened: Vec::new(),
+            wants_save: false,
+            snapshots: 0,
+            saved: 0,
         }
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.rules.pace.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Nothing is in flight, waiting or failing: everything up to what was read is delivered or dead.
+    pub(super) fn is_idle(&self) -> bool {
+        self.window.is_empty() && self.parked.is_empty() && self.in_flight() == 0
+    }
+
+    fn in_flight(&self) -> usize {
+        self.first_in_flight + self.retries_in_flight
     }
 
     /// Where the dispatch may start again.
@@ -106,7 +161,8 @@ impl Lanes {
 
     /// After which position to read on and how many events there is room for; nothing while there is none.
     pub(super) fn room(&self) -> Option<(i64, usize)> {
-        if self.held >= HELD_MAX / 2 || self.window.len() >= WINDOW_MAX || !self.probes.is_empty() {
+        let is_full = self.held >= HELD_MAX / 2 || self.window.len() >= WINDOW_MAX;
+        if is_full || !self.probes.is_empty() || self.pace().is_down() {
             return None;
         }
         let mut room = HELD_MAX - self.held;
@@ -120,20 +176,20 @@ impl Lanes {
     }
 
     /// Takes what was read after the last one; everything up to `covered` was looked at.
-    pub(super) fn take(&mut self, entries: Vec<Entry>, covered: i64) {
-        for entry in entries {
-            let (delivery, position) = (Delivery::of(&entry), entry.position);
-            let behind = self.parked.get_mut(&delivery.key);
+    pub(super) fn take(&mut self, deliveries: impl IntoIterator<Item = Delivery>, covered: i64) {
+        for delivery in deliveries {
+            let position = delivery.position;
+            let behind = self.parked.get_mut(&delivery.turn);
             self.window.push_back(Slot { position, settled: behind.is_some() });
             if let Some(parked) = behind {
                 parked.last_follower = position;
                 continue;
             }
             self.held += 1;
-            match self.busy.get_mut(&delivery.key) {
+            match self.busy.get_mut(&delivery.turn) {
                 Some(queue) => queue.push_back(delivery),
                 None => {
-                    self.busy.insert(delivery.key.clone(), VecDeque::new());
+                    self.busy.insert(delivery.turn.clone(), VecDeque::new());
                     self.ready.push_back(delivery);
                 }
             }
@@ -145,94 +201,157 @@ impl Lanes {
     /// The next call that may start now. Retries have at most half of the calls and come first in it, so neither
     /// lane starves the other; of a single call they take turns.
     pub(super) fn start(&mut self, now: i64) -> Option<Start> {
-        if self.first_in_flight + self.retries_in_flight >= self.concurrency || self.attempts.len() >= UNSAVED_MAX {
+        if self.attempts.len() >= UNSAVED_MAX || !self.pace().may_start(now, self.in_flight(), self.rules.concurrency) {
             return None;
         }
         let first_possible = self.probes.is_empty() && !self.ready.is_empty();
-        let not_my_turn = self.concurrency == 1 && self.retried_last && first_possible;
-        if self.retries_in_flight < (self.concurrency / 2).max(1)
+        let not_my_turn = self.rules.concurrency == 1 && self.retried_last && first_possible;
+        if self.retries_in_flight < (self.rules.concurrency / 2).max(1)
             && !not_my_turn
-            && let Some(key) = self.due_key(now)
+            && let Some(turn) = self.due_turn(now)
+            && let Some(parked) = self.parked.get_mut(&turn)
         {
-            let parked = &self.parked[&key];
+            parked.is_called = true;
             let row = &parked.row;
-            self.due.remove(&(row.next_attempt_at.unwrap_or(0), key.clone()));
+            self.due.remove(&(row.next_attempt_at.unwrap_or(0), turn.clone()));
+            let (position, attempts) = (row.position, row.attempts);
             self.retries_in_flight += 1;
             self.retried_last = true;
-            let (position, attempts) = (row.position, row.attempts);
-            return Some(Start::Retry(Retry { key, position, attempts, through: self.read_to }));
+            self.pace().started(now);
+            return Some(Start::Retry(Retry { turn, position, attempts, through: self.read_to, started: now }));
         }
         let delivery = if first_possible { self.ready.pop_front()? } else { return None };
+        self.pace().started(now);
         self.first_in_flight += 1;
         self.retried_last = false;
-        Some(Start::First(delivery))
+        Some(Start::First { delivery, started: now })
     }
 
-    /// When a parked key that is not due yet will be.
+    /// When something may start although nothing happens until then.
     pub(super) fn next_due(&self, now: i64) -> Option<i64> {
-        self.due.range((now + 1, String::new())..).next().map(|(at, _)| *at)
+        let has_waiting = !self.ready.is_empty() || self.due.first().is_some_and(|(at, _)| *at <= now);
+        let mut free = if has_waiting { self.pace().wakes_at(now) } else { None };
+        if has_waiting && self.in_flight() == 0 {
+            // Perhaps the other lane's calls are in the way.
+            free.get_or_insert(now + LOOK_AGAIN_MICROS);
+        }
+        let due = self.due.range((now + 1, String::new())..).next().map(|(at, _)| *at);
+        free.into_iter().chain(due).min()
     }
 
     /// Takes what became of a call.
     pub(super) fn settle(&mut self, done: Done, now: i64) {
         match done {
-            Done::First { delivery, outcome } => {
+            Done::First { delivery, started, outcome } => {
                 self.first_in_flight -= 1;
-                self.log(&delivery, 1, &outcome);
+                self.called(started, &outcome, now);
+                self.log(&delivery, 1, &outcome, now);
                 self.settle_slot(delivery.position);
                 if outcome.error.is_some() {
-                    let key = delivery.key.clone();
+                    let turn = delivery.turn.clone();
                     self.fail(delivery, 1, &outcome, now);
-                    self.pass_followers(&key);
+                    self.pass_followers(&turn);
                 } else {
-                    self.release(&delivery.key);
+                    self.release(&delivery.turn);
                 }
             }
-            Done::Retry { delivery, outcome } => {
+            Done::Retry { delivery, started, outcome } => {
                 self.retries_in_flight -= 1;
-                self.probes.remove(&delivery.key);
-                let row = &self.parked[&delivery.key].row;
+                self.called(started, &outcome, now);
+                self.probes.remove(&delivery.turn);
+                let row = &self.parked[&delivery.turn].row;
                 let attempt = attempt_of(&delivery, row.position, row.attempts);
-                self.log(&delivery, attempt, &outcome);
+                self.log(&delivery, attempt, &outcome, now);
                 if outcome.error.is_some() {
                     self.fail(delivery, attempt, &outcome, now);
                 } else {
-                    self.go_on(delivery.key, delivery.position + 1, now, 0);
+                    self.go_on(delivery.turn, delivery.position + 1, now, 0);
                 }
             }
-            Done::NoneLeft { key, through } => {
+            Done::NoneLeft { turn, through } => {
                 self.retries_in_flight -= 1;
-                self.probes.remove(&key);
-                let parked = &self.parked[&key];
+                self.pace().gave_back(now);
+                self.probes.remove(&turn);
+                let parked = &self.parked[&turn];
                 if parked.last_follower > through {
-                    self.go_on(key, through + 1, now, 0);
+                    self.go_on(turn, through + 1, now, 0);
                 } else if parked.row.position - 1 > self.cursor() {
-                    // Without the row a crash would repeat what of the key lies between.
-                    self.put(key, now + LOOK_AGAIN_MICROS);
+                    // Without the row a crash would repeat what of the turn lies between.
+                    self.put(turn, now + LOOK_AGAIN_MICROS);
                 } else {
-                    self.parked.remove(&key);
-                    self.changed.insert(key);
+                    self.parked.remove(&turn);
+                    self.changed.insert(turn);
                 }
             }
-            Done::Put { key, again_at } => {
+            Done::Put { turn, again_at } => {
                 self.retries_in_flight -= 1;
-                self.put(key, again_at);
+                self.pace().gave_back(now);
+                self.put(turn, again_at);
             }
-            Done::NotStarted => self.first_in_flight -= 1,
+            Done::NotStarted => {
+                self.first_in_flight -= 1;
+                self.pace().gave_back(now);
+            }
         }
     }
 
-    /// Why the receiver gets nothing any more, once it said so.
-    pub(super) fn is_disabled(&self) -> bool {
-        self.disabled.is_some()
+    /// The receiver gets nothing any more: it said so, or nothing arrives.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ends.is_some()
+    }
+
+    /// What its owner asks for. `false`: a call is in flight, it must be asked again.
+    pub(super) fn wish(&mut self, asked: &DeliveryRow, now: i64) -> bool {
+        let Some(parked) = self.parked.get_mut(&asked.turn).filter(|parked| parked.row.position == asked.position)
+        else {
+            return true;
+        };
+        if parked.is_called {
+            return false;
+        }
+        parked.row.wish = Wish::Done;
+        if let Some(at) = parked.row.next_attempt_at {
+            self.due.remove(&(at, asked.turn.clone()));
+        }
+        if asked.wish == Wish::Resend {
+            parked.row.next_attempt_at = Some(now);
+            self.due.insert((now, asked.turn.clone()));
+            self.changed.insert(asked.turn.clone());
+        } else {
+            let row = parked.row.clone();
+            self.discarded.push(row);
+            self.go_on(asked.turn.clone(), asked.position + 1, now, self.snapshots + 1);
+        }
+        true
+    }
+
+    /// What happened since it was asked last.
+    pub(super) fn happened(&mut self) -> Vec<(&'static str, Option<String>)> {
+        std::mem::take(&mut self.happened)
+    }
+
+    /// Lets the breaker and the rates know, and those go at once that waited for a receiver that could not be reached.
+    fn called(&mut self, started: i64, outcome: &Outcome, now: i64) {
+        if !self.pace().settled(started, outcome, now) {
+            return;
+        }
+        let waits = |parked: &Parked| {
+            let unreachable = matches!(parked.row.last_error.as_deref(), Some("dns" | "connect" | "tls" | "timeout"));
+            unreachable && parked.row.next_attempt_at.is_some_and(|at| at > now)
+        };
+        for (turn, parked) in self.parked.iter_mut().filter(|(_, parked)| !parked.is_called && waits(parked)) {
+            self.due.remove(&(parked.row.next_attempt_at.unwrap_or(0), turn.clone()));
+            parked.row.next_attempt_at = Some(now);
+            self.due.insert((now, turn.clone()));
+        }
     }
 
     /// Calls and changes that no checkpoint has yet.
     pub(super) fn unsaved(&self) -> usize {
-        self.attempts.len() + self.changed.len() + self.dead.len()
+        self.attempts.len() + self.changed.len() + self.dead.len() + self.discarded.len()
     }
 
-    /// A key that is due waits for its row to be saved.
+    /// A turn that is due waits for its row to be saved.
     pub(super) fn wants_save(&self) -> bool {
         self.wants_save
     }
@@ -241,22 +360,24 @@ impl Lanes {
     pub(super) fn snapshot(&mut self, webhook: &str) -> Checkpoint {
         self.snapshots += 1;
         self.wants_save = false;
-        let failing = std::mem::take(&mut self.changed).into_iter().map(|key| {
-            let row = self.parked.get_mut(&key).map(|parked| {
+        let rows = std::mem::take(&mut self.changed).into_iter().map(|turn| {
+            let row = self.parked.get_mut(&turn).map(|parked| {
                 // The bytes stay in the row only; they are read back when it is due.
-                let body = parked.row.body.take();
-                DeliveryRow { body, ..parked.row.clone() }
+                let (body, wish) = (parked.row.body.take(), std::mem::take(&mut parked.row.wish));
+                DeliveryRow { body, wish, ..parked.row.clone() }
             });
-            (key, row)
+            (turn, row)
         });
         Checkpoint {
             webhook: webhook.to_owned(),
-            failing: failing.collect(),
+            rows: rows.collect(),
             cursor: self.cursor(),
             dead: std::mem::take(&mut self.dead),
+            discarded: std::mem::take(&mut self.discarded),
             attempts: std::mem::take(&mut self.attempts),
-            disabled: self.disabled.clone(),
+            ends: self.ends.clone(),
             failing_since: self.failing_since,
+            failures: self.failures,
             last_success_at: self.last_success_at,
             prune: self.snapshots % PRUNE_EVERY == 1,
             ..Checkpoint::default()
@@ -268,17 +389,17 @@ impl Lanes {
         self.saved = self.snapshots;
     }
 
-    fn due_key(&mut self, now: i64) -> Option<String> {
-        for (at, key) in &self.due {
+    fn due_turn(&mut self, now: i64) -> Option<String> {
+        for (at, turn) in &self.due {
             if *at > now {
                 return None;
             }
-            if !self.probes.is_empty() && !self.probes.contains(key) {
+            if !self.probes.is_empty() && !self.probes.contains(turn) {
                 continue;
             }
-            let parked = &self.parked[key];
+            let parked = &self.parked[turn];
             if parked.waits_for <= self.saved {
-                return Some(key.clone());
+                return Some(turn.clone());
             }
             // Not while it is being written already.
             self.wants_save |= parked.waits_for > self.snapshots;
@@ -286,11 +407,23 @@ impl Lanes {
         None
     }
 
-    fn log(&mut self, delivery: &Delivery, attempt: i64, outcome: &Outcome) {
-        if outcome.error.is_some() {
-            self.failing_since.get_or_insert(outcome.started_at);
+    fn log(&mut self, delivery: &Delivery, attempt: i64, outcome: &Outcome, now: i64) {
+        if let Some(error) = outcome.error {
+            if self.failing_since.is_none() {
+                let what = outcome.status.map_or_else(|| error.to_owned(), |status| format!("status {status}"));
+                self.happened.push(("postern.webhook.failing", Some(format!("event {}: {what}", delivery.event_id))));
+            }
+            let since = *self.failing_since.get_or_insert(outcome.started_at);
+            self.failures += 1;
+            if now - since >= DISABLED_AFTER.0 && self.failures >= DISABLED_FAILURES && self.ends.is_none() {
+                let since = Micros(since).to_text();
+                self.end(Status::Disabled, format!("no success since {since}, {} calls failed", self.failures));
+            }
         } else {
-            self.failing_since = None;
+            if self.failing_since.take().is_some() {
+                self.happened.push(("postern.webhook.recovered", None));
+            }
+            self.failures = 0;
             self.last_success_at = Some(outcome.started_at);
         }
         self.attempts.push(AttemptRow {
@@ -301,21 +434,43 @@ impl Lanes {
             status: outcome.status.map(i64::from),
             error: outcome.error.map(str::to_owned),
             answer: outcome.answer.clone(),
+            ..AttemptRow::default()
         });
     }
 
-    /// Parks the key at this event, or behind it if the event is dead.
+    fn end(&mut self, status: Status, reason: String) {
+        let what = if status == Status::Paused { "postern.webhook.paused" } else { "postern.webhook.disabled" };
+        self.happened.push((what, Some(reason.clone())));
+        self.ends = Some((status, reason));
+    }
+
+    /// Parks the turn at this event, or behind it if the event is dead.
     fn fail(&mut self, delivery: Delivery, attempts: i64, outcome: &Outcome, now: i64) {
         let gone = outcome.status == Some(410);
-        let wait = if gone { Some(Duration::ZERO) } else { wait_after(&self.schedule, attempts, outcome.retry_after) };
-        let next = wait.map(|wait| now.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)));
+        let wait = wait_after(&self.rules.schedule, attempts, outcome.retry_after);
+        let wait = if gone { Some(Duration::ZERO) } else { wait };
+        let mut next = wait.map(|wait| now.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)));
+        let event = delivery.event_id.clone();
         if gone {
-            self.disabled =
-                Some(format!("the receiver answered 410 to event {}; Resume tries it again first", delivery.event_id));
+            let reason = format!("the receiver answered 410 to event {event}; Resume tries it again first");
+            self.end(Status::Disabled, reason);
+        }
+        let mut is_held = false;
+        if next.is_none() {
+            self.happened.push(("postern.webhook.exhausted", Some(format!("event {event} failed {attempts} times"))));
+            match self.rules.on_exhausted {
+                OnExhausted::Skip => {}
+                OnExhausted::HoldKey => is_held = true,
+                OnExhausted::Pause => {
+                    let reason = format!("event {event} failed {attempts} times; Resume tries it again first");
+                    self.end(Status::Paused, reason);
+                    next = Some(now);
+                }
+            }
         }
         let row = DeliveryRow {
             position: delivery.position,
-            key: delivery.key,
+            turn: delivery.turn,
             event_id: Some(delivery.event_id),
             r#type: Some(delivery.r#type),
             attempts,
@@ -328,50 +483,53 @@ impl Lanes {
             ..DeliveryRow::default()
         };
         let saved = self.snapshots + 1;
-        if next.is_none() {
-            let (key, position) = (row.key.clone(), row.position);
+        if next.is_none() && !is_held {
+            let (turn, position) = (row.turn.clone(), row.position);
             self.dead.push(row);
-            self.go_on(key, position + 1, now, saved);
+            self.go_on(turn, position + 1, now, saved);
         } else {
             self.park(row, saved);
         }
     }
 
-    /// The key's row now says to go on from `position`, once the given checkpoint is saved.
-    fn go_on(&mut self, key: String, position: i64, now: i64, waits_for: u64) {
-        self.park(DeliveryRow { position, key, next_attempt_at: Some(now), ..DeliveryRow::default() }, waits_for);
+    /// The turn's row now says to go on from `position`, once the given checkpoint is saved.
+    fn go_on(&mut self, turn: String, position: i64, now: i64, waits_for: u64) {
+        self.park(DeliveryRow { position, turn, next_attempt_at: Some(now), ..DeliveryRow::default() }, waits_for);
     }
 
     fn park(&mut self, row: DeliveryRow, waits_for: u64) {
-        let key = row.key.clone();
-        self.due.insert((row.next_attempt_at.unwrap_or(0), key.clone()));
-        self.changed.insert(key.clone());
-        let last_follower = self.parked.get(&key).map_or(0, |parked| parked.last_follower);
-        self.parked.insert(key, Parked { row, last_follower, waits_for });
+        let turn = row.turn.clone();
+        if let Some(at) = row.next_attempt_at {
+            self.due.insert((at, turn.clone()));
+        }
+        self.changed.insert(turn.clone());
+        let last_follower = self.parked.get(&turn).map_or(0, |parked| parked.last_follower);
+        self.parked.insert(turn, Parked { row, is_called: false, last_follower, waits_for });
     }
 
-    fn put(&mut self, key: String, again_at: i64) {
-        if let Some(parked) = self.parked.get_mut(&key) {
+    fn put(&mut self, turn: String, again_at: i64) {
+        if let Some(parked) = self.parked.get_mut(&turn) {
+            parked.is_called = false;
             parked.row.next_attempt_at = Some(again_at);
-            self.due.insert((again_at, key));
+            self.due.insert((again_at, turn));
         }
     }
 
-    /// The next first try of a key may start.
-    fn release(&mut self, key: &str) {
-        if let Some(queue) = self.busy.get_mut(key) {
+    /// The next first try of a turn may start.
+    fn release(&mut self, turn: &str) {
+        if let Some(queue) = self.busy.get_mut(turn) {
             match queue.pop_front() {
                 Some(next) => self.ready.push_back(next),
-                None => drop(self.busy.remove(key)),
+                None => drop(self.busy.remove(turn)),
             }
         }
     }
 
     /// What waited behind a first try that failed now stands behind its row.
-    fn pass_followers(&mut self, key: &str) {
-        for Delivery { position, .. } in self.busy.remove(key).unwrap_or_default() {
+    fn pass_followers(&mut self, turn: &str) {
+        for Delivery { position, .. } in self.busy.remove(turn).unwrap_or_default() {
             self.settle_slot(position);
-            if let Some(parked) = self.parked.get_mut(key) {
+            if let Some(parked) = self.parked.get_mut(turn) {
                 parked.last_follower = position;
             }
         }

@@ -1,6 +1,7 @@
 //! What webhooks have not got of entries that are about to be purged.
 
-use super::dispatch::aggregate_of;
+use super::definition::Ordering;
+use super::target::aggregate_of;
 use super::{Webhooks, definition_of};
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{Error, Missed, Order, Range};
@@ -28,17 +29,25 @@ impl Webhooks {
 
     async fn missed_by(&self, row: &WebhookRow, through: i64) -> Result<Option<Missed>, Error> {
         let journal = &self.shared.journal;
-        let Some(selection) = self.shared.selection(row, &definition_of(row)) else { return Ok(None) };
+        let definition = definition_of(row);
+        let Some(selection) = self.shared.selection(row, &definition) else { return Ok(None) };
         let first = journal.head().await?.oldest;
         let stretch = |after: i64, through: i64| Range { after, through: Some(through), order: Order::Ascending };
         let (mut from, mut count) = (row.cursor.max(first - 1) + 1, 0);
         if from <= through {
             count = journal.count(&selection, stretch(from - 1, through), i64::MAX).await?;
         }
-        for failing in journal.failing(&row.id).await?.iter().take_while(|failing| failing.position <= through) {
+        for failing in journal.failing(&row.id, "").await?.iter().take_while(|failing| failing.position <= through) {
             let after = failing.position.max(first) - 1;
-            let of_key = selection.and(&aggregate_of(&failing.key));
-            let found = journal.count(&of_key, stretch(after, row.cursor.min(through)), i64::MAX).await?;
+            let through = row.cursor.min(through);
+            let found = match definition.ordering {
+                Ordering::Key => {
+                    let of_key = selection.and(&aggregate_of(&failing.turn));
+                    journal.count(&of_key, stretch(after, through), i64::MAX).await?
+                }
+                Ordering::Strict => journal.count(&selection, stretch(after, through), i64::MAX).await?,
+                Ordering::None => i64::from(failing.position <= through),
+            };
             if found > 0 {
                 (from, count) = (from.min(after + 1), count + found);
             }

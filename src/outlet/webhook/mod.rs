@@ -5,22 +5,35 @@
 //! healthy delivery costs no row and an idle webhook nothing at all.
 //!
 //! ```text
-//! rest        definition (what may be written)     deliveries (what did not arrive)
+//! rest        definition, attributes (what may be written)     deliveries (what did not arrive)
 //!   └─ rows ─┐
-//! supervisor ─ one dispatch a webhook ─ attempt (one call) ─ signature
-//!                └─ lanes (whose turn it is)
+//! supervisor ─ index (for whom) ─ tail (the journal's end in memory)
+//!   └─ one dispatch a lane of a webhook that has something to do ─ target (what for)
+//!        ├─ lanes (whose turn it is), pace (how fast)
+//!        └─ attempt (one call) ─ body, signature
 //! ```
 
 mod attempt;
+mod attributes;
+mod body;
+mod commands;
+mod consent;
 mod definition;
 mod deliveries;
 mod dispatch;
+mod index;
 mod lanes;
 mod missed;
+mod pace;
+mod preview;
+mod represent;
 mod rest;
 mod seal;
+mod secrets;
 pub mod signature;
 mod supervisor;
+mod tail;
+mod target;
 mod turn;
 
 use std::collections::HashMap;
@@ -29,27 +42,34 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
 use crate::catalogue::Catalogue;
-use crate::event::Entry;
-use crate::filter::Selection;
+use crate::filter::{Dialects, Selection};
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{self, Journal};
-use crate::runtime::{Bell, Clock, Tasks};
+use crate::runtime::{Bell, Clock, Steady, Tasks};
 use crate::web::Site;
 use crate::web::auth::Auth;
 use crate::web::outgoing::{Outgoing, is_loopback};
+use crate::web::problem::{Kind, Problem};
+pub use body::Projection;
+use body::Renderer;
 use definition::Definition;
 use seal::Sealer;
+use secrets::Secrets;
+use tail::{Seen, Tail};
 
 /// Calls in flight over all webhooks: bounds sockets and memory. Permits are given in the order asked for, and no
 /// webhook asks for more than its concurrency, so a slow one can't take them all.
 const CALLS_IN_FLIGHT_MAX: usize = 256;
+/// … and over those whose last call failed, beside the others.
+const CALLS_OF_SUSPECTS_MAX: usize = 64;
+/// Of one webhook and kind, at most one event is journaled in so long.
+const TELL_EVERY_MICROS: i64 = 60 * 1_000_000;
 
 /// `[webhooks]` of the configuration.
 #[derive(Clone, Default, Deserialize)]
@@ -115,16 +135,25 @@ struct Shared {
     catalogue: Arc<Catalogue>,
     outgoing: Outgoing,
     clock: Clock,
+    /// For waits: it never goes back.
+    steady: Steady,
     public_url: String,
     authority: String,
     auth: Auth,
     sealer: Sealer,
     consent: Consent,
-    /// Rung when a webhook was registered, changed or removed, or a dispatch ended.
+    tasks: Tasks,
+    /// Rung when a webhook was registered, changed or removed.
     changed: Bell,
-    /// Stops the dispatch of a webhook.
+    /// Which ones, and whether they are new.
+    changes: Mutex<HashMap<String, bool>>,
+    /// Stops the lanes of a webhook.
     stops: Mutex<HashMap<String, CancellationToken>>,
+    tail: Tail,
+    /// When an event of a kind was journaled about a webhook last.
+    told: Mutex<HashMap<(String, &'static str), i64>>,
     calls: Semaphore,
+    calls_of_suspects: Semaphore,
 }
 
 /// The sealing key, if it exists, and what it is called: a key of the configuration or a file. With a SQLite journal it
@@ -172,6 +201,11 @@ pub fn router(webhooks: Webhooks) -> Router {
     rest::router(webhooks.shared)
 }
 
+/// What receivers call.
+pub fn open_router(webhooks: Webhooks) -> Router {
+    rest::open_router(webhooks.shared)
+}
+
 impl Webhooks {
     /// Opens the door: finds the sealing key, or with a SQLite journal makes one beside it. Nothing is sent before
     /// [`Webhooks::run`].
@@ -186,6 +220,7 @@ impl Webhooks {
         site: &Site,
         clock: Clock,
         auth: Auth,
+        tasks: &Tasks,
     ) -> Result<Self, Error> {
         let shared = Shared {
             sealer: find_key(config, journal.url(), &journal).await?,
@@ -193,57 +228,98 @@ impl Webhooks {
             catalogue,
             outgoing,
             clock,
+            steady: clock.steady(),
             public_url: site.public_url.clone(),
             authority: site.authority.clone(),
             auth,
             consent: config.consent,
+            tasks: tasks.clone(),
             changed: Bell::default(),
+            changes: Mutex::default(),
             stops: Mutex::default(),
+            tail: Tail::default(),
+            told: Mutex::default(),
             calls: Semaphore::new(CALLS_IN_FLIGHT_MAX),
+            calls_of_suspects: Semaphore::new(CALLS_OF_SUSPECTS_MAX),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Starts delivering.
-    pub fn run(self, tasks: &Tasks) {
+    pub fn run(self) {
+        let tasks = self.shared.tasks.clone();
         tasks.spawn("webhooks", supervisor::supervise(self.shared, tasks.clone()));
     }
 }
 
 impl Shared {
-    /// The owner changed this webhook: its old dispatch starts no more calls, and the supervisor looks again.
+    /// The owner changed this webhook: its lanes start no more calls, and the supervisor looks again.
     fn changed(&self, id: &str) {
         if let Some(stop) = self.stops.lock().expect("nothing panics while it holds this lock").get(id) {
             stop.cancel();
         }
+        self.note_change(id, false);
+    }
+
+    /// The supervisor looks again at this webhook, which goes on meanwhile.
+    fn note_change(&self, id: &str, is_new: bool) {
+        let mut changes = self.changes.lock().expect("nothing panics while it holds this lock");
+        changes.entry(id.to_owned()).and_modify(|known| *known &= is_new).or_insert(is_new);
+        drop(changes);
         self.changed.ring();
+    }
+
+    fn take_changes(&self) -> HashMap<String, bool> {
+        std::mem::take(&mut *self.changes.lock().expect("nothing panics while it holds this lock"))
+    }
+
+    /// Whether an event of this kind about a webhook is journaled now: not the next one so soon.
+    fn may_tell(&self, id: &str, what: &'static str) -> bool {
+        let now = self.steady.now_micros();
+        let mut told = self.told.lock().expect("nothing panics while it holds this lock");
+        told.retain(|_, at| *at + TELL_EVERY_MICROS > now);
+        let is_first = !told.contains_key(&(id.to_owned(), what));
+        told.entry((id.to_owned(), what)).or_insert(now);
+        is_first
     }
 
     fn needs_consent(&self, url: &Url) -> bool {
         self.consent == Consent::Required && !is_loopback(url)
     }
 
-    /// What a webhook gets: its filter, within what its owner may see. Nothing for an owner that is gone.
+    /// The end of the journal as a selection sees it, from memory if it reaches back so far.
+    fn seen(&self, selection: &Selection, after: i64, limit: usize) -> Option<Seen> {
+        self.tail.read(selection, after, limit, self.journal.known_past())
+    }
+
+    /// What a webhook gets: its filters, within what its owner may see. Nothing for an owner that is gone.
     fn selection(&self, row: &WebhookRow, definition: &Definition) -> Option<Selection> {
-        let visible = self.auth.visibility(&row.owner)?;
-        Some(visible.and(&definition.filter))
+        let visible = self.auth.visibility(&row.owner)?.and(&definition.filter);
+        if definition.filters.is_empty() {
+            return Some(visible);
+        }
+        let dialects = Dialects::parse(&definition.filters, &self.public_url).ok()?;
+        Some(visible.and_dialects(Arc::new(dialects)))
     }
 
-    /// Whether the webhook gets an event that its selection lets through: what must not be sent again stays out of a
-    /// catch-up.
-    fn owes(&self, row: &WebhookRow, entry: &Entry) -> bool {
-        let is_wanted = entry.recorded_at.0 >= row.created_at || self.catalogue.replays(&entry.event.r#type);
-        entry.erased_at.is_none() && is_wanted
+    fn renderer(&self, definition: &Definition) -> Option<Renderer> {
+        Some(Renderer {
+            format: definition.format,
+            public_url: self.public_url.clone(),
+            journal_id: self.journal.id().to_owned(),
+            projection: None,
+        })
     }
 
-    fn seal_secret(&self, secret: &str, id: &str) -> Vec<u8> {
-        // A list, newest first: while a secret is being replaced there will be two.
-        self.sealer.seal(&serde_json::json!([{ "secret": secret }]).to_string(), id)
+    fn check_query(&self, definition: &Definition) -> Result<(), Problem> {
+        match &definition.query {
+            None => Ok(()),
+            Some(_) => Err(Problem::new(Kind::Unprocessable, "`query` is not known to this version; leave it out")),
+        }
     }
 
-    fn unseal_secret(&self, row: &WebhookRow) -> Option<String> {
-        let kept: Value = serde_json::from_str(&self.sealer.unseal(&row.secrets, &row.id)?).ok()?;
-        kept[0]["secret"].as_str().map(str::to_owned)
+    fn unseal(&self, row: &WebhookRow) -> Option<Secrets> {
+        Secrets::unseal(&self.sealer, &row.secrets, &row.id)
     }
 }
 
@@ -254,24 +330,11 @@ fn definition_of(row: &WebhookRow) -> Definition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::webhooks::{Change, Status};
+    use crate::journal::webhooks::{Change, Edit};
 
     fn row(sealer: &Sealer) -> WebhookRow {
-        WebhookRow {
-            id: "w".into(),
-            owner: "local".into(),
-            revision: 1,
-            url: "https://example.com/".into(),
-            definition: "{}".into(),
-            secrets: sealer.seal("[]", "w"),
-            status: Status::Active,
-            status_reason: None,
-            cursor: 0,
-            created_at: 0,
-            updated_at: 0,
-            failing_since: None,
-            last_success_at: None,
-        }
+        let secrets = Secrets::default().seal(sealer, "w");
+        WebhookRow { id: "w".into(), owner: "local".into(), definition: "{}".into(), secrets, ..WebhookRow::default() }
     }
 
     #[tokio::test]
@@ -286,7 +349,10 @@ mod tests {
         assert!(matches!(check(&elsewhere, "postgres://db/x"), Err(Error::NoKey)), "all processes must share it");
         let sealer = find_key(&none, &url, &journal).await.expect("made");
         assert!(file.exists());
-        journal.change_webhook(Change::Create(Box::new(row(&sealer)))).await.expect("stored");
+        journal
+            .change_webhook(Change { edits: vec![Edit::Create(Box::new(row(&sealer)))], ..Change::default() })
+            .await
+            .expect("stored");
         assert!(find_key(&none, &url, &journal).await.is_ok());
         std::fs::remove_file(&file).expect("removed");
         assert!(matches!(find_key(&none, &url, &journal).await, Err(Error::KeyLost { .. })));

@@ -1,4 +1,4 @@
-//! `/webhooks`: register, list, show, replace, pause, resume, delete. An owner sees and touches its own ones only.
+//! `/webhooks`: register, list, show, replace, delete. An owner sees and touches its own ones only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,17 +8,21 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::definition::{Draft, From};
-use super::{Shared, definition_of, deliveries, signature};
-use crate::event::{Cursor, Micros};
+use super::represent::{STATUSES, check_precondition, entity, reached, represent, shown_status};
+use super::secrets::Secrets;
+use super::{Shared, commands, consent, deliveries, preview, signature};
+use crate::event::Micros;
 use crate::filter::Selection;
 use crate::journal::Error;
-use crate::journal::webhooks::{Change, Status, WebhookRow};
+use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
+use crate::json::Plain;
+use crate::runtime::{hex, sha256};
 use crate::web::auth::{Client, Scope};
 use crate::web::negotiate;
 use crate::web::outgoing::Refused;
@@ -26,20 +30,30 @@ use crate::web::paging::Paging;
 use crate::web::problem::{Kind, Problem};
 
 const BODY_BYTES_MAX: usize = 64 * 1024;
-const COMMANDS: &str = "Pause, Resume";
-const CONSENT_REASON: &str = "the receiver has to agree first, and this version can't ask it yet; nothing is sent, nothing is lost. \
-     `[webhooks] consent = \"off\"` in the gateway's configuration sends without asking";
+/// Of one owner.
+const WEBHOOKS_MAX: i64 = 10_000;
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Webhooks in one request.
+const ITEMS_MAX: usize = 100;
 
 pub(super) type Shown = Result<Response, Problem>;
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/webhooks", get(list).post(create))
+        .route("/webhooks", get(list).post(create).put(put_several).delete(delete_all))
+        .route("/webhooks/preview", post(preview::preview))
         .route("/webhooks/{id}", get(show).put(put).delete(delete))
+        .route("/webhooks/{id}/key", get(key))
         .route("/webhooks/{id}/deliveries", get(deliveries::list))
-        .route("/webhooks/{id}/deliveries/{event}", get(deliveries::show))
+        .route("/webhooks/{id}/deliveries/{event}", get(deliveries::show).put(deliveries::put))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
+}
+
+/// For receivers, which are no clients.
+pub(super) fn open_router(shared: Arc<Shared>) -> Router {
+    let agree = get(consent::callback).post(consent::callback);
+    Router::new().route("/webhooks/{id}/consent", agree).with_state(shared)
 }
 
 async fn create(
@@ -49,34 +63,75 @@ async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Shown {
     client.must(&Scope::Webhooks)?;
-    no_command(&headers)?;
-    let draft = Draft::parse(&json_body(&headers, body)?)?;
-    check_address(&shared, &draft.url).await?;
+    commands::refuse(&headers)?;
+    let body = json_body(&headers, body)?;
+    let (key, hash) = (idempotency_key(&headers)?, hex(&sha256(&String::from_utf8_lossy(&body))));
+    if let Some(key) = &key
+        && let Some(known) = shared.journal.webhook_by_key(&client.name, key).await?
+    {
+        return created_before(&shared, &known, &hash).await;
+    }
+    let draft = Draft::parse(&body, &shared.public_url)?;
+    check_addresses(&shared, &draft).await?;
+    shared.check_query(&draft.definition)?;
+    if shared.journal.count_webhooks(&client.name).await? >= WEBHOOKS_MAX {
+        let detail = format!("this client has {WEBHOOKS_MAX} webhooks, the most that one may have; delete some first");
+        return Err(Problem::new(Kind::Conflict, detail));
+    }
     let (id, now) = (uuid::Uuid::now_v7().to_string(), shared.clock.now_micros());
-    let secret = draft.secret.clone().unwrap_or_else(signature::new_secret);
-    let (status, status_reason) = first_status(&shared, &draft.url);
-    let row = WebhookRow {
+    let mut secrets = draft.secrets;
+    secrets.unmask(&Secrets::default()).map_err(nothing_behind)?;
+    secrets.set(draft.secret.unwrap_or_else(signature::new_secret), &draft.definition.signature);
+    let mut row = WebhookRow {
         owner: client.name.clone(),
         revision: 1,
         url: draft.url.to_string(),
         definition: to_json(&draft.definition),
-        secrets: shared.seal_secret(&secret, &id),
-        status,
-        status_reason,
+        secrets: secrets.seal(&shared.sealer, &id),
         cursor: start(&shared, &client.visible, &draft.from).await?,
         created_at: now,
         updated_at: now,
-        failing_since: None,
-        last_success_at: None,
+        idempotency_hash: key.is_some().then_some(hash),
+        idempotency_key: key,
         id,
+        ..WebhookRow::default()
     };
-    shared.journal.change_webhook(Change::Create(Box::new(row.clone()))).await?;
-    shared.changed(&row.id);
-    let mut shown = represent(&shared, &row).await?;
-    // The only time that it is shown.
-    shown["secret"] = secret.into();
+    let asks = first_status(&shared, &mut row, &draft.url);
+    let notices = vec![Notice::new(&row, "postern.webhook.created", None)];
+    let change = Change { edits: vec![Edit::Create(Box::new(row.clone()))], notices };
+    shared.journal.change_webhook(change).await?;
+    shared.note_change(&row.id, true);
+    let shown = created(&shared, &row, &secrets).await?;
+    if asks {
+        consent::ask_later(&shared, row);
+    }
+    Ok(shown)
+}
+
+/// The answer to a registration: the only one that shows the secret.
+async fn created(shared: &Shared, row: &WebhookRow, secrets: &Secrets) -> Shown {
+    let mut shown = represent(shared, row).await?;
+    shown["secret"] = secrets.secret().into();
     let location = format!("{}/webhooks/{}", shared.public_url, row.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], entity(&row, shown)).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], entity(row, shown)).into_response())
+}
+
+/// The same request again, perhaps because its answer was lost.
+async fn created_before(shared: &Shared, row: &WebhookRow, hash: &str) -> Shown {
+    if row.idempotency_hash.as_deref() != Some(hash) {
+        let detail = "this `Idempotency-Key` stands for another registration; use a new key for a new webhook";
+        return Err(Problem::new(Kind::Unprocessable, detail));
+    }
+    let secrets = shared.unseal(row).unwrap_or_default();
+    created(shared, row, &secrets).await
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().map(|text| text.trim().trim_matches('"'));
+    let text = text.filter(|text| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()));
+    let detail = "`Idempotency-Key` must be a text of 1 to 255 visible characters, such as a UUID";
+    text.map(|text| Some(text.to_owned())).ok_or_else(|| Problem::new(Kind::BadRequest, detail))
 }
 
 async fn list(
@@ -85,7 +140,7 @@ async fn list(
     query: Query<HashMap<String, String>>,
 ) -> Shown {
     client.must(&Scope::Webhooks)?;
-    let paging = Paging::new(query, "status", &["pending", "active", "failing", "paused", "disabled"])?;
+    let paging = Paging::new(query, "status", &STATUSES)?;
     let owner = (!client.may(&Scope::Admin)).then_some(client.name.as_str());
     let mut after = paging.after().unwrap_or_default().to_owned();
     let mut found = Vec::new();
@@ -117,6 +172,21 @@ async fn show(
     Ok(entity(&row, shown))
 }
 
+/// `GET /webhooks/{id}/key`: what a receiver checks `v1a` signatures with.
+async fn key(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Arc<Client>>,
+    Path(id): Path<String>,
+) -> Shown {
+    let row = own(&shared, &client, &id).await?;
+    let keys = shared.unseal(&row).unwrap_or_default().public_keys(shared.clock.now_micros());
+    let Some(newest) = keys.first() else {
+        let detail = "this webhook has no public key; `signature`: \"v1a\" gives it one";
+        return Err(Problem::new(Kind::NotFound, detail));
+    };
+    Ok(Json(json!({ "key": newest, "keys": keys })).into_response())
+}
+
 /// Replaces, or does what the header `Command` says.
 async fn put(
     State(shared): State<Arc<Shared>>,
@@ -127,55 +197,120 @@ async fn put(
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
     check_precondition(&headers, &row)?;
-    let row = match negotiate::command(&headers) {
-        None => replace(&shared, row, &json_body(&headers, body)?).await?,
-        Some("Pause") => {
-            let (status, status_reason) = (Status::Paused, Some("paused by its owner".to_owned()));
-            update(&shared, WebhookRow { status, status_reason, ..row }).await?
-        }
-        Some("Resume") if row.status == Status::Active => row,
-        Some("Resume") => {
-            let url = row.url.parse();
-            let url =
-                url.map_err(|_| Problem::new(Kind::Conflict, "the stored URL can't be used; replace it first"))?;
-            let (status, status_reason) = first_status(&shared, &url);
-            update(&shared, WebhookRow { status, status_reason, ..row }).await?
-        }
-        Some(other) => {
-            return Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}")));
-        }
-    };
+    if let Some(command) = negotiate::command(&headers) {
+        return commands::run(&shared, row, command, &headers, body).await;
+    }
+    let draft = Draft::parse(&json_body(&headers, body)?, &shared.public_url)?;
+    let (edit, asks) = replace(&shared, row, draft).await?;
+    let rows = update(&shared, vec![edit], Some("postern.webhook.updated")).await?;
+    let row = rows.into_iter().next().ok_or_else(|| Problem::new(Kind::Internal, "the edit was lost"))?;
     let shown = represent(&shared, &row).await?;
-    Ok(entity(&row, shown))
+    let response = entity(&row, shown);
+    if asks {
+        consent::ask_later(&shared, row);
+    }
+    Ok(response)
 }
 
-async fn replace(shared: &Shared, old: WebhookRow, body: &[u8]) -> Result<WebhookRow, Problem> {
-    let draft = Draft::parse(body)?;
-    check_address(shared, &draft.url).await?;
-    let url = draft.url.to_string();
+/// `PUT /webhooks`: replaces several, all or none.
+async fn put_several(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Arc<Client>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Shown {
+    client.must(&Scope::Webhooks)?;
+    commands::refuse(&headers)?;
+    let example = r#"send {"items": [{"id": "…", "url": "…", …}]}, at most 100"#;
+    let bad = || Problem::new(Kind::BadRequest, example);
+    let Plain(body) = serde_json::from_slice(&json_body(&headers, body)?).map_err(|_| bad())?;
+    let items = body["items"].as_array().filter(|items| items.len() <= ITEMS_MAX).ok_or_else(bad)?;
+    let (mut edits, mut asking) = (Vec::new(), Vec::new());
+    for item in items {
+        let attributes = item.as_object().ok_or_else(bad)?;
+        let id = item["id"].as_str().ok_or_else(bad)?;
+        if edits.iter().any(|row: &WebhookRow| row.id == id) {
+            return Err(Problem::new(Kind::BadRequest, format!("webhook {id} is given twice")));
+        }
+        let row = own(&shared, &client, id).await?;
+        let (edit, asks) = replace(&shared, row, Draft::of(attributes, &shared.public_url, example)?).await?;
+        asking.push(asks);
+        edits.push(edit);
+    }
+    let rows = update(&shared, edits, Some("postern.webhook.updated")).await?;
+    let mut items = Vec::with_capacity(rows.len());
+    for (row, asks) in rows.into_iter().zip(asking) {
+        items.push(represent(&shared, &row).await?);
+        if asks {
+            consent::ask_later(&shared, row);
+        }
+    }
+    Ok(Json(json!({ "items": items, "next": Value::Null })).into_response())
+}
+
+/// What a webhook becomes, and whether its receiver has to be asked.
+async fn replace(shared: &Shared, old: WebhookRow, draft: Draft) -> Result<(WebhookRow, bool), Problem> {
+    check_addresses(shared, &draft).await?;
+    shared.check_query(&draft.definition)?;
+    settle(shared, &old).await?;
+    let kept = shared.unseal(&old).unwrap_or_default();
+    let mut secrets = Secrets { keys: kept.keys.clone(), ..draft.secrets };
+    secrets.unmask(&kept).map_err(nothing_behind)?;
+    match draft.secret {
+        Some(secret) if secret != kept.secret() => secrets.set(secret, &draft.definition.signature),
+        _ => secrets.complete(&draft.definition.signature),
+    }
+    if secrets.signer(&draft.definition.signature).is_none() {
+        let detail = "`signature`: its present secret does not fit this profile; give a new `secret` with it";
+        return Err(Problem::new(Kind::Unprocessable, detail));
+    }
+    let is_moved = draft.url.as_str() != old.url;
+    let mut row = WebhookRow {
+        revision: old.revision + 1,
+        url: draft.url.to_string(),
+        definition: to_json(&draft.definition),
+        secrets: secrets.seal(&shared.sealer, &old.id),
+        consented_at: old.consented_at.filter(|_| !is_moved),
+        allowed_rate: old.allowed_rate.filter(|_| !is_moved),
+        ..old
+    };
     // Whoever paused it or was told to stop wants that to hold; else a new URL has to prove itself.
-    let (status, status_reason) = match old.status {
-        Status::Paused | Status::Disabled => (old.status, old.status_reason.clone()),
-        Status::Active if url == old.url => (old.status, old.status_reason.clone()),
-        Status::Active | Status::Pending => first_status(shared, &draft.url),
+    let asks = match row.status {
+        Status::Paused | Status::Disabled => false,
+        Status::Active if !is_moved => false,
+        Status::Active | Status::Pending | Status::SelectionInvalid => first_status(shared, &mut row, &draft.url),
     };
-    let secrets = match &draft.secret {
-        Some(secret) => shared.seal_secret(secret, &old.id),
-        None => old.secrets,
-    };
-    let (revision, definition) = (old.revision + 1, to_json(&draft.definition));
-    update(shared, WebhookRow { revision, url, definition, secrets, status, status_reason, ..old }).await
+    Ok((row, asks))
 }
 
-/// Stores an edit, unless there was another one meanwhile.
-async fn update(shared: &Shared, mut row: WebhookRow) -> Result<WebhookRow, Problem> {
-    let read_at = row.updated_at;
-    // Later than the last change: its time tells whether there was another one.
-    row.updated_at = shared.clock.now_micros().max(read_at + 1);
-    row.failing_since = None;
-    shared.journal.change_webhook(Change::Update { row: Box::new(row.clone()), read_at }).await?;
-    shared.changed(&row.id);
-    Ok(row)
+/// What its present filter has passed stays passed, though the row may not say so yet.
+async fn settle(shared: &Shared, row: &WebhookRow) -> Result<(), Problem> {
+    let reached = reached(shared, row).await?;
+    if row.status == Status::Active && reached > row.cursor {
+        shared.journal.pass_webhooks(vec![row.id.clone()], reached).await?;
+    }
+    Ok(())
+}
+
+/// Stores edits, unless there were others meanwhile.
+pub(super) async fn update(
+    shared: &Shared,
+    mut rows: Vec<WebhookRow>,
+    notice: Option<&'static str>,
+) -> Result<Vec<WebhookRow>, Problem> {
+    let mut change = Change::default();
+    for row in &mut rows {
+        let read_at = row.updated_at;
+        // Later than the last change: its time tells whether there was another one.
+        row.updated_at = shared.clock.now_micros().max(read_at + 1);
+        row.failing_since = None;
+        change.edits.push(Edit::Update { row: Box::new(row.clone()), read_at });
+        let notice = notice.filter(|what| shared.may_tell(&row.id, what));
+        change.notices.extend(notice.map(|what| Notice::new(row, what, row.status_reason.clone())));
+    }
+    shared.journal.change_webhook(change).await?;
+    rows.iter().for_each(|row| shared.changed(&row.id));
+    Ok(rows)
 }
 
 async fn delete(
@@ -185,10 +320,29 @@ async fn delete(
     headers: HeaderMap,
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
-    no_command(&headers)?;
+    commands::refuse(&headers)?;
     check_precondition(&headers, &row)?;
-    shared.journal.change_webhook(Change::Delete { id: id.clone(), revision: row.revision }).await?;
-    shared.changed(&id);
+    remove(&shared, vec![row]).await
+}
+
+/// `DELETE /webhooks`: all that the client owns.
+async fn delete_all(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Arc<Client>>,
+    headers: HeaderMap,
+) -> Shown {
+    client.must(&Scope::Webhooks)?;
+    commands::refuse(&headers)?;
+    let rows = shared.journal.webhooks(Some(&client.name), "", WEBHOOKS_MAX).await?;
+    remove(&shared, rows).await
+}
+
+async fn remove(shared: &Shared, rows: Vec<WebhookRow>) -> Shown {
+    let edit = |row: &WebhookRow| Edit::Delete { id: row.id.clone(), revision: row.revision };
+    let notice = |row: &WebhookRow| Notice::new(row, "postern.webhook.deleted", None);
+    let change = Change { edits: rows.iter().map(edit).collect(), notices: rows.iter().map(notice).collect() };
+    shared.journal.change_webhook(change).await?;
+    rows.iter().for_each(|row| shared.changed(&row.id));
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -200,42 +354,56 @@ pub(super) async fn own(shared: &Shared, client: &Client, id: &str) -> Result<We
         .ok_or_else(|| Problem::new(Kind::NotFound, "there is no such webhook of yours; GET /webhooks lists them"))
 }
 
-fn no_command(headers: &HeaderMap) -> Result<(), Problem> {
-    match negotiate::command(headers) {
-        Some(_) => {
-            Err(Problem::new(Kind::BadRequest, format!("commands go with PUT /webhooks/{{id}}; known are {COMMANDS}")))
-        }
-        None => Ok(()),
-    }
-}
-
-fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+pub(super) fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Kind::UnsupportedMediaType, "send `Content-Type: application/json`"));
     }
     body.map_err(|cause| match cause.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Kind::TooLarge, "a webhook may have 64 kB at most"),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(Kind::TooLarge, "a request about webhooks may have 64 kB at most")
+        }
         _ => Problem::new(Kind::BadRequest, "the body could not be read; send it again"),
     })
 }
 
-async fn check_address(shared: &Shared, url: &Url) -> Result<(), Problem> {
+fn nothing_behind(attribute: &str) -> Problem {
+    let detail = format!("`{attribute}`: \"***\" keeps a secret that is there, and there is none; write it out");
+    Problem::new(Kind::Unprocessable, detail)
+}
+
+/// Of everything that would be called.
+pub(super) async fn check_addresses(shared: &Shared, draft: &Draft) -> Result<(), Problem> {
+    check_address(shared, "url", &draft.url).await?;
+    match &draft.secrets.auth {
+        Some(super::secrets::Auth::Oauth2 { token_url, .. }) => match token_url.parse() {
+            Ok(url) => check_address(shared, "auth", &url).await,
+            Err(_) => Err(Problem::new(Kind::Unprocessable, "`auth`: `tokenUrl` must be a URL")),
+        },
+        _ => Ok(()),
+    }
+}
+
+async fn check_address(shared: &Shared, attribute: &str, url: &Url) -> Result<(), Problem> {
     shared.outgoing.check(url).await.map_err(|refused| {
         let kind = match refused {
             Refused::Url(_) | Refused::Credentials => Kind::Unprocessable,
             Refused::Plain | Refused::Address { .. } => Kind::ForbiddenAddress,
         };
-        Problem::new(kind, format!("`url`: {refused}"))
+        Problem::new(kind, format!("`{attribute}`: {refused}"))
     })
 }
 
-fn first_status(shared: &Shared, url: &Url) -> (Status, Option<String>) {
-    if shared.needs_consent(url) { (Status::Pending, Some(CONSENT_REASON.to_owned())) } else { (Status::Active, None) }
+/// Where a webhook starts that is not paused: active, or pending until its receiver agrees. `true`: it has to be asked.
+pub(super) fn first_status(shared: &Shared, row: &mut WebhookRow, url: &Url) -> bool {
+    let asks = shared.needs_consent(url) && row.consented_at.is_none();
+    (row.status, row.status_reason) =
+        if asks { (Status::Pending, Some(consent::ASKING.to_owned())) } else { (Status::Active, None) };
+    asks
 }
 
-/// The position after which a new webhook starts.
-async fn start(shared: &Shared, selection: &Selection, from: &From) -> Result<i64, Problem> {
+/// The position after which a new webhook, or a replay, starts.
+pub(super) async fn start(shared: &Shared, selection: &Selection, from: &From) -> Result<i64, Problem> {
     let unusable = |detail: String| Problem::new(Kind::Unprocessable, format!("`from`: {detail}"));
     let found = |position| match position {
         Err(cause @ (Error::Malformed { .. } | Error::UnknownPosition { .. } | Error::Expired { .. })) => {
@@ -257,68 +425,4 @@ async fn start(shared: &Shared, selection: &Selection, from: &From) -> Result<i6
 
 fn to_json(definition: &super::definition::Definition) -> String {
     serde_json::to_string(definition).expect("texts and numbers are JSON")
-}
-
-fn etag(row: &WebhookRow) -> String {
-    format!("\"r{}\"", row.revision)
-}
-
-/// Strong comparison, as RFC 9110 asks for `If-Match`.
-fn check_precondition(headers: &HeaderMap, row: &WebhookRow) -> Result<(), Problem> {
-    let mut values = headers.get_all(header::IF_MATCH).iter().peekable();
-    if values.peek().is_none() {
-        return Ok(());
-    }
-    let etag = etag(row);
-    let fits = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|tag| {
-        let tag = tag.trim();
-        tag == "*" || tag == etag
-    });
-    if fits {
-        Ok(())
-    } else {
-        Err(Problem::new(Kind::PreconditionFailed, format!("the webhook is at {etag}; read it again")))
-    }
-}
-
-fn entity(row: &WebhookRow, shown: Value) -> Response {
-    ([(header::ETAG, etag(row))], Json(shown)).into_response()
-}
-
-/// What an owner is told: failing is active with a failure since the last success.
-fn shown_status(shared: &Shared, row: &WebhookRow) -> (&'static str, Option<String>) {
-    if row.status == Status::Active && shared.auth.visibility(&row.owner).is_none() {
-        let reason =
-            format!("its owner `{}` is no client of this gateway any more; it goes on if it is one again", row.owner);
-        return ("paused", Some(reason));
-    }
-    match (row.status, row.failing_since) {
-        (Status::Active, Some(since)) => ("failing", Some(format!("no success since {}", Micros(since).to_text()))),
-        (status, _) => (status.as_str(), row.status_reason.clone()),
-    }
-}
-
-async fn represent(shared: &Shared, row: &WebhookRow) -> Result<Value, Problem> {
-    let head = shared.journal.head().await?;
-    let (undelivered, first_failing) = shared.journal.exceptions_summary(&row.id).await?;
-    let cursor = |position: i64| Cursor::new(shared.journal.id(), position).to_string();
-    let (status, status_reason) = shown_status(shared, row);
-    let through = first_failing.map_or(row.cursor, |failing| row.cursor.min(failing - 1));
-    let mut shown = json!({
-        "id": row.id,
-        "url": row.url,
-        "owner": row.owner,
-        "status": status,
-        "statusReason": status_reason,
-        "cursor": cursor(row.cursor),
-        "lag": (head.position - row.cursor).max(0),
-        "undelivered": undelivered,
-        "deliveredThrough": cursor(through),
-        "createdAt": Micros(row.created_at).to_text(),
-        "updatedAt": Micros(row.updated_at).to_text(),
-    });
-    for (name, value) in definition_of(row).shown() {
-        shown[name] = value;
-    }
-    Ok(shown)
 }

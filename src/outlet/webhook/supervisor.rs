@@ -1,117 +1,379 @@
-//! Keeps one dispatch running for each active webhook. Takes no input: it looks at the rows and makes it so.
+//! Follows the journal for all webhooks and starts those that have something to do. An idle webhook is an entry in the
+//! index and nothing else.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::attempt::Receiver;
-use super::dispatch::{self, Target};
-use super::signature::Signer;
+use super::dispatch::{self, Rest, Strings};
+use super::index::Index;
+use super::pace::Pace;
+use super::tail::ENTRIES_MAX;
+use super::target::{self, Target};
 use super::{Shared, definition_of};
+use crate::filter::{Filter, Selection};
 use crate::journal::webhooks::{Status, WebhookRow};
-use crate::journal::{self, Journal};
-use crate::runtime::{Backoff, Tasks};
+use crate::journal::{Columns, Error, Range};
+use crate::runtime::{Backoff, Bell, Tasks};
 
-/// Changes ring the bell; this finds what another way of changing rows did.
+/// The bells ring for what this process does; this finds what another one did.
 const TIMER: Duration = Duration::from_secs(30);
 const ROWS_AT_ONCE: i64 = 200;
+const ENTRIES_AT_ONCE: usize = 500;
+/// Cursors of webhooks without anything to do are written so often. A crash costs reading what lies between.
+const PASS_EVERY: Duration = Duration::from_secs(60);
 
-struct Running {
-    revision: i64,
+/// An active webhook.
+struct Known {
+    row: WebhookRow,
+    selection: Selection,
+    pace: Arc<Mutex<Pace>>,
+    /// Everything up to here is delivered or not for it, as far as rows tell.
+    cursor: i64,
+    /// It may have exceptions or something to send again.
+    is_exceptional: bool,
+    /// Stops both lanes.
     stop: CancellationToken,
-    ended: CancellationToken,
+    /// The bells of the lanes that run.
+    live: Option<Bell>,
+    replay: Option<Bell>,
+}
+
+/// A lane came to an end: of the webhook with this number, and how far it got.
+struct Ended {
+    number: usize,
+    is_live: bool,
+    rest: Option<Rest>,
+}
+
+struct Supervisor {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    index: Index,
+    known: HashMap<usize, Known>,
+    numbers: HashMap<String, usize>,
+    next_number: usize,
+    /// Webhooks that changed while a lane of their former self still ends.
+    waiting: HashSet<String>,
+    unusable: HashSet<(String, i64)>,
+    ended: mpsc::UnboundedSender<Ended>,
+    /// Everything, also our own events.
+    everything: Selection,
 }
 
 pub(super) async fn supervise(shared: Arc<Shared>, tasks: Tasks) {
     let stopping = tasks.stopping();
-    let mut changed = shared.changed.clone();
-    let mut running: HashMap<String, Running> = HashMap::new();
-    let mut unusable = HashSet::new();
+    let (ended, mut endings) = mpsc::unbounded_channel();
+    let everything = Filter { sources: vec!["*".to_owned()], ..Filter::default() };
+    let mut supervisor = Supervisor {
+        everything: Selection::visible(&everything),
+        shared: Arc::clone(&shared),
+        tasks,
+        index: Index::default(),
+        known: HashMap::new(),
+        numbers: HashMap::new(),
+        next_number: 0,
+        waiting: HashSet::new(),
+        unusable: HashSet::new(),
+        ended,
+    };
+    let (mut changed, mut bell) = (shared.changed.clone(), shared.journal.bell());
     let mut backoff = Backoff::new(Duration::from_secs(1), TIMER);
+    let (mut is_started, mut look_at, mut pass_at) = (false, Instant::now(), Instant::now() + PASS_EVERY);
     while !stopping.is_cancelled() {
-        // Before the rows are read: a dispatch that ends meanwhile has written a newer cursor than the row read here.
-        running.retain(|_, dispatch| !dispatch.ended.is_cancelled());
-        let timer = match active(&shared.journal).await {
-            Ok(rows) => {
+        let now = Instant::now();
+        let done = if now >= look_at || !is_started {
+            look_at = now + TIMER;
+            supervisor.look_at_all(&mut is_started).await
+        } else {
+            supervisor.look_at_changed().await
+        };
+        let followed = match done {
+            Ok(()) => supervisor.follow().await,
+            failed => failed,
+        };
+        if now >= pass_at && followed.is_ok() {
+            pass_at = now + PASS_EVERY;
+            supervisor.pass().await;
+        }
+        let timer = match followed {
+            Ok(()) => {
                 backoff.reset();
-                settle(&shared, &tasks, rows, &mut running, &mut unusable);
-                TIMER
+                look_at.min(pass_at).saturating_duration_since(Instant::now())
             }
             Err(cause) => {
                 let wait = backoff.next_wait();
-                warn!(%cause, "can't read the webhooks, will retry in {wait:?}");
+                warn!(%cause, "can't read the webhooks or what is for them, will retry in {wait:?}");
+                look_at = Instant::now() + wait;
                 wait
             }
         };
         tokio::select! {
             () = changed.rung(timer) => {}
+            () = bell.rung(timer) => {}
+            Some(ended) = endings.recv() => {
+                supervisor.end(ended);
+                while let Ok(ended) = endings.try_recv() {
+                    supervisor.end(ended);
+                }
+            }
             () = stopping.cancelled() => {}
         }
     }
 }
 
-async fn active(journal: &Journal) -> Result<Vec<WebhookRow>, journal::Error> {
-    let (mut rows, mut after) = (Vec::new(), String::new());
-    loop {
-        let page = journal.webhooks(None, &after, ROWS_AT_ONCE).await?;
-        let Some(last) = page.last() else { return Ok(rows) };
-        after.clone_from(&last.id);
-        rows.extend(page.into_iter().filter(|row| row.status == Status::Active));
-    }
-}
-
-/// Stops what should not run any more or runs an old revision, and starts what should run and does not. An edited
-/// webhook starts again once its old dispatch has finished its calls and rung the bell.
-fn settle(
-    shared: &Arc<Shared>,
-    tasks: &Tasks,
-    rows: Vec<WebhookRow>,
-    running: &mut HashMap<String, Running>,
-    unusable: &mut HashSet<(String, i64)>,
-) {
-    let mut stops = shared.stops.lock().expect("nothing panics while it holds this lock");
-    stops.retain(|id, _| running.contains_key(id));
-    let wanted: HashMap<&str, i64> = rows.iter().map(|row| (row.id.as_str(), row.revision)).collect();
-    for (id, dispatch) in running.iter() {
-        if wanted.get(id.as_str()) != Some(&dispatch.revision) {
-            dispatch.stop.cancel();
-        }
-    }
-    for row in rows {
-        if running.contains_key(&row.id) {
-            continue;
-        }
-        let (id, revision) = (row.id.clone(), row.revision);
-        let Some(target) = target(shared, row) else {
-            if unusable.insert((id.clone(), revision)) {
-                error!(webhook.id = %id, "webhook `{id}` stands still: its owner is not configured or its secret can't be read");
+impl Supervisor {
+    /// Takes in which webhooks there are: at the start, and what another process changed.
+    async fn look_at_all(&mut self, is_started: &mut bool) -> Result<(), Error> {
+        let (mut gone, mut after): (HashSet<String>, _) = (self.numbers.keys().cloned().collect(), String::new());
+        let mut rows = Vec::new();
+        loop {
+            let page = self.shared.journal.webhooks(None, &after, ROWS_AT_ONCE).await?;
+            let Some(last) = page.last() else { break };
+            after.clone_from(&last.id);
+            for row in page {
+                gone.remove(&row.id);
+                let is_known =
+                    self.numbers.get(&row.id).is_some_and(|n| self.known[n].row.updated_at == row.updated_at);
+                if !is_known {
+                    rows.push(row);
+                }
             }
-            continue;
+        }
+        let busy: HashSet<String> = self.shared.journal.busy_webhooks().await?.into_iter().collect();
+        if !*is_started {
+            let head = self.shared.journal.head().await?;
+            let reach = head.position - i64::try_from(ENTRIES_MAX).unwrap_or(0);
+            let cursors = rows.iter().filter(|row| row.status == Status::Active).map(|row| row.cursor);
+            self.shared
+                .tail
+                .start(cursors.filter(|cursor| *cursor >= reach).min().unwrap_or(head.position), head.past());
+            *is_started = true;
+        }
+        for id in gone {
+            self.forget(&id);
+        }
+        for row in rows {
+            let is_exceptional = busy.contains(&row.id);
+            self.take(row, is_exceptional);
+        }
+        Ok(())
+    }
+
+    /// Takes in what this process changed.
+    async fn look_at_changed(&mut self) -> Result<(), Error> {
+        for (id, is_new) in self.shared.take_changes() {
+            match self.shared.journal.webhook(&id).await {
+                Ok(Some(row)) => self.take(row, !is_new),
+                Ok(None) => self.forget(&id),
+                Err(cause) => {
+                    self.shared.note_change(&id, is_new);
+                    return Err(cause);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, row: WebhookRow, is_exceptional: bool) {
+        let id = row.id.clone();
+        if let Some(number) = self.numbers.get(&id) {
+            let known = self.known.get_mut(number).expect("numbered ones are known");
+            if known.row.updated_at == row.updated_at {
+                // A wish, or something to send again.
+                known.is_exceptional |= is_exceptional;
+                [&known.live, &known.replay].into_iter().flatten().for_each(Bell::ring);
+                return self.consider(*number);
+            }
+            self.forget(&id);
+            if self.numbers.contains_key(&id) {
+                return;
+            }
+        }
+        if row.status != Status::Active {
+            return;
+        }
+        let definition = definition_of(&row);
+        let Some(selection) = self.shared.selection(&row, &definition) else {
+            return self.tell_unusable(&row);
         };
-        let (stop, ended) = (tasks.stopping().child_token(), CancellationToken::new());
-        let (own_shared, own_stop, own_ended) = (Arc::clone(shared), stop.clone(), ended.clone());
-        let stopping = tasks.stopping();
-        tasks.spawn(&format!("webhook {id}"), async move {
-            let changed = own_shared.changed.clone();
-            dispatch::run(own_shared, target, own_stop, stopping).await;
-            own_ended.cancel();
-            changed.ring();
+        let number = self.next_number;
+        self.next_number += 1;
+        let (pace, cursor, stop) = (target::pace(&row, &definition), row.cursor, self.tasks.stopping().child_token());
+        self.shared.stops.lock().expect("nothing panics while it holds this lock").insert(id.clone(), stop.clone());
+        self.numbers.insert(id, number);
+        self.index.insert(number, selection.clone());
+        let known = Known { row, selection, pace, cursor, is_exceptional, stop, live: None, replay: None };
+        self.known.insert(number, known);
+        self.consider(number);
+    }
+
+    fn tell_unusable(&mut self, row: &WebhookRow) {
+        if self.unusable.insert((row.id.clone(), row.revision)) {
+            let id = &row.id;
+            error!(webhook.id = %id, "webhook `{id}` stands still: its owner is not configured, or its secret or query can't be used");
+        }
+    }
+
+    /// Once its lanes have ended, it is read anew.
+    fn forget(&mut self, id: &str) {
+        let Some(number) = self.numbers.get(id).copied() else { return };
+        let known = &self.known[&number];
+        known.stop.cancel();
+        if known.live.is_some() || known.replay.is_some() {
+            self.waiting.insert(id.to_owned());
+        } else {
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: usize) {
+        let Some(known) = self.known.remove(&number) else { return };
+        self.numbers.remove(&known.row.id);
+        self.shared.stops.lock().expect("nothing panics while it holds this lock").remove(&known.row.id);
+        self.index.remove(number);
+    }
+
+    /// Starts the lanes of a webhook that have something to do.
+    fn consider(&mut self, number: usize) {
+        let Some(known) = self.known.get_mut(&number).filter(|known| !known.stop.is_cancelled()) else { return };
+        if known.live.is_none() {
+            let seen = self.shared.seen(&known.selection, known.cursor, 1);
+            match seen.filter(|seen| seen.entries.is_empty()) {
+                Some(seen) if !known.is_exceptional => known.cursor = seen.covered,
+                _ => {
+                    let cursor = known.cursor;
+                    self.start(number, cursor);
+                }
+            }
+        }
+        self.start_replay(number);
+    }
+
+    /// A replay is looked for whenever something may have changed.
+    fn start_replay(&mut self, number: usize) {
+        let Some(known) = self.known.get_mut(&number) else { return };
+        if known.replay.is_some() || !std::mem::take(&mut known.is_exceptional) {
+            return;
+        }
+        let strings = strings(&self.tasks, known);
+        known.replay = Some(strings.bell.clone());
+        let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
+        let (row, pace) = (known.row.clone(), Arc::clone(&known.pace));
+        self.tasks.spawn(&format!("replays of webhook {}", row.id), async move {
+            replay(&shared, row, pace, &strings).await;
+            let _ = ended.send(Ended { number, is_live: false, rest: None });
         });
-        stops.insert(id.clone(), stop.clone());
-        running.insert(id, Running { revision, stop, ended });
+    }
+
+    fn start(&mut self, number: usize, cursor: i64) {
+        let Some(known) = self.known.get_mut(&number) else { return };
+        let row = known.row.clone();
+        let Some(target) = Target::new(&self.shared, row.clone(), None, Arc::clone(&known.pace)) else {
+            self.remove(number);
+            return self.tell_unusable(&row);
+        };
+        let strings = strings(&self.tasks, known);
+        known.live = Some(strings.bell.clone());
+        let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
+        self.tasks.spawn(&format!("webhook {}", row.id), async move {
+            let rest = dispatch::run(shared, Arc::new(target), strings, cursor).await;
+            let _ = ended.send(Ended { number, is_live: true, rest });
+        });
+    }
+
+    fn end(&mut self, ended: Ended) {
+        let Some(known) = self.known.get_mut(&ended.number) else { return };
+        if ended.is_live {
+            known.live = None;
+            known.cursor = ended.rest.as_ref().map_or(known.cursor, |rest| rest.cursor);
+            known.is_exceptional |= ended.rest.is_none_or(|rest| !rest.is_idle);
+        } else {
+            known.replay = None;
+        }
+        let id = known.row.id.clone();
+        if known.live.is_none() && known.replay.is_none() && self.waiting.remove(&id) {
+            self.remove(ended.number);
+            self.shared.note_change(&id, false);
+            return;
+        }
+        if ended.is_live {
+            // It may have ended by itself: paused, disabled, or because something was erased.
+            self.shared.note_change(&id, true);
+        }
+        self.consider(ended.number);
+    }
+
+    /// Reads on, and wakes whom it is for.
+    async fn follow(&mut self) -> Result<(), Error> {
+        loop {
+            let (journal, tail) = (&self.shared.journal, &self.shared.tail);
+            let page = journal.read(&self.everything, Range::after(tail.to()), ENTRIES_AT_ONCE, Columns::ALL).await?;
+            let more = page.more;
+            for entry in tail.push(page) {
+                for number in self.index.matching(&entry) {
+                    self.wake(number, entry.position);
+                }
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wake(&mut self, number: usize, position: i64) {
+        let Some(known) = self.known.get(&number).filter(|known| known.cursor < position) else { return };
+        match &known.live {
+            Some(bell) => bell.ring(),
+            None if known.stop.is_cancelled() => {}
+            // Nothing before was for it.
+            None => self.start(number, position - 1),
+        }
+    }
+
+    /// Writes how far the idle ones have come.
+    async fn pass(&mut self) {
+        let to = self.shared.tail.to();
+        let idle = |known: &&mut Known| known.live.is_none() && !known.stop.is_cancelled() && known.cursor < to;
+        let mut ids = Vec::new();
+        for known in self.known.values_mut().filter(idle) {
+            known.cursor = to;
+            ids.push(known.row.id.clone());
+        }
+        if !ids.is_empty()
+            && let Err(cause) = self.shared.journal.pass_webhooks(ids, to).await
+        {
+            warn!(%cause, "can't write the cursors of idle webhooks, will do so later");
+        }
     }
 }
 
-fn target(shared: &Shared, row: WebhookRow) -> Option<Target> {
-    let definition = definition_of(&row);
-    Some(Target {
-        selection: shared.selection(&row, &definition)?,
-        receiver: Receiver { url: row.url.parse().ok()?, signer: Signer::of(&shared.unseal_secret(&row)?)? },
-        schedule: definition.schedule(),
-        concurrency: definition.concurrency,
-        row,
-    })
+fn strings(tasks: &Tasks, known: &Known) -> Strings {
+    Strings { bell: Bell::default(), stop: known.stop.child_token(), stopping: tasks.stopping() }
+}
+
+/// Sends again what a webhook has to, one after the other.
+async fn replay(shared: &Arc<Shared>, row: WebhookRow, pace: Arc<Mutex<Pace>>, strings: &Strings) {
+    while !strings.stop.is_cancelled() {
+        let next = match shared.journal.replay(&row.id).await {
+            Ok(Some(next)) => next,
+            Ok(None) => return,
+            Err(cause) => {
+                let id = &row.id;
+                warn!(webhook.id = %id, %cause, "can't read the replays of webhook `{id}`, will retry in 1s");
+                let _ = tokio::time::timeout(Duration::from_secs(1), strings.stop.cancelled()).await;
+                continue;
+            }
+        };
+        let cursor = next.cursor;
+        let Some(target) = Target::new(shared, row.clone(), Some(next), Arc::clone(&pace)) else { return };
+        // Of its own: a dispatch ends its strings with itself.
+        let strings = Strings { stop: strings.stop.child_token(), ..strings.clone() };
+        let _ = dispatch::run(Arc::clone(shared), Arc::new(target), strings, cursor).await;
+    }
 }

@@ -3,25 +3,26 @@
 
 use super::attempt::{Delivery, Outcome};
 
-/// A key's turn in the retry lane: the bytes of its row if it was tried before, else the next event of the key.
+/// A turn in the retry lane: the bytes of its row if it was tried before, else its next event.
 #[derive(Debug)]
 pub(super) struct Retry {
-    pub(super) key: String,
+    pub(super) turn: String,
     pub(super) position: i64,
     /// How often the event at `position` was tried.
     pub(super) attempts: i64,
     /// Later events are not passed yet.
     pub(super) through: i64,
+    pub(super) started: i64,
 }
 
-/// Which attempt a delivery is, of a key whose row stands at `position` after so many `attempts`.
+/// Which attempt a delivery is, of a turn whose row stands at `position` after so many `attempts`.
 pub(super) fn attempt_of(delivery: &Delivery, position: i64, attempts: i64) -> i64 {
     if delivery.position == position { attempts + 1 } else { 1 }
 }
 
 #[derive(Debug)]
 pub(super) enum Start {
-    First(Delivery),
+    First { delivery: Delivery, started: i64 },
     Retry(Retry),
 }
 
@@ -30,20 +31,22 @@ pub(super) enum Start {
 pub(super) enum Done {
     First {
         delivery: Delivery,
+        started: i64,
         outcome: Outcome,
     },
     Retry {
         delivery: Delivery,
+        started: i64,
         outcome: Outcome,
     },
-    /// No event of the key between its row and this position.
+    /// No event of the turn between its row and this position.
     NoneLeft {
-        key: String,
+        turn: String,
         through: i64,
     },
-    /// The journal could not be read, or the dispatch is stopping: the key is due again at this time.
+    /// The journal could not be read, or the dispatch is stopping: the turn is due again at this time.
     Put {
-        key: String,
+        turn: String,
         again_at: i64,
     },
     /// The dispatch is stopping.

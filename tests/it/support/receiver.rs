@@ -26,8 +26,9 @@ impl Call {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
     }
 
-    pub fn sequence(&self) -> i64 {
-        self.header("webhook-sequence").parse().unwrap()
+    /// Which event it was, as `support::event` numbers them.
+    pub fn number(&self) -> i64 {
+        super::number(self.header("webhook-id"))
     }
 
     pub fn attempt(&self) -> i64 {
@@ -77,8 +78,8 @@ impl Receiver {
         self.calls.lock().unwrap().clone()
     }
 
-    pub fn sequences(&self) -> Vec<i64> {
-        self.calls.lock().unwrap().iter().map(Call::sequence).collect()
+    pub fn numbers(&self) -> Vec<i64> {
+        self.calls.lock().unwrap().iter().map(Call::number).collect()
     }
 
     /// Waits for so many calls and gives them.

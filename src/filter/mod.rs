@@ -3,9 +3,15 @@
 //! A [`Filter`] is what a user writes; a [`Selection`] is what a reader asks for: a filter and the
 //! caller's visibility together. Both work on rows (as SQL, in `journal`) and on events in memory.
 
+mod dialect;
+
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
+pub use dialect::Dialects;
+
+use crate::event::{Entry, Event};
 
 /// Most patterns that one list of a filter may hold.
 const PATTERNS_MAX: usize = 200;
@@ -109,12 +115,15 @@ pub struct Selection {
     /// Type and id, as they are: no patterns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     aggregate: Option<(String, String)>,
+    /// Of a webhook; no SQL tells whether they hold.
+    #[serde(skip)]
+    dialects: Option<Arc<Dialects>>,
 }
 
 impl Selection {
     /// Everything that this visibility shows.
     pub fn visible(visibility: &Filter) -> Self {
-        Self { filters: vec![visibility.clone()], aggregate: None }
+        Self { filters: vec![visibility.clone()], aggregate: None, dialects: None }
     }
 
     /// The same, narrowed by one more filter.
@@ -124,7 +133,18 @@ impl Selection {
         if *filter != Filter::default() {
             filters.push(filter.clone());
         }
-        Self { filters, aggregate: self.aggregate.clone() }
+        Self { filters, ..self.clone() }
+    }
+
+    /// The same, narrowed by dialects.
+    #[must_use]
+    pub fn and_dialects(&self, dialects: Arc<Dialects>) -> Self {
+        Self { dialects: Some(dialects), ..self.clone() }
+    }
+
+    /// What has to be looked at in memory, as SQL can't tell.
+    pub fn dialects(&self) -> Option<&Dialects> {
+        self.dialects.as_deref()
     }
 
     /// The same, narrowed to one aggregate.
@@ -162,7 +182,9 @@ impl Selection {
 
     /// Whether it lets everything through but our own operational events.
     pub fn is_everything(&self) -> bool {
-        self.aggregate.is_none() && self.filters.iter().all(|filter| *filter == Filter::default())
+        self.aggregate.is_none()
+            && self.dialects.is_none()
+            && self.filters.iter().all(|filter| *filter == Filter::default())
     }
 
     pub fn filters(&self) -> &[Filter] {
@@ -171,7 +193,7 @@ impl Selection {
 
     /// Our own operational events are left out unless one of the filters names their source.
     pub fn excludes_own_source(&self) -> bool {
-        !self.filters.iter().any(Filter::names_own_source)
+        !self.filters.iter().any(Filter::names_own_source) && !self.dialects().is_some_and(Dialects::names_own_source)
     }
 
     /// Whether it lets events of this kind through, whatever they are about: all of them, if no filter names ids of
@@ -181,8 +203,22 @@ impl Selection {
         !is_own && self.filters.iter().all(|filter| filter.lets_through(source, r#type, aggregate_type))
     }
 
+    /// Whether the entry is shown. The record of an erasure is to whomever the event was.
+    pub fn shows(&self, entry: &Entry) -> bool {
+        match &entry.erased_type {
+            Some(erased) => {
+                let as_erased = Event { r#type: erased.clone(), ..entry.event.clone() };
+                self.matches(&entry.event) || self.matches(&as_erased)
+            }
+            None => self.matches(&entry.event),
+        }
+    }
+
     pub fn matches(&self, event: &Event) -> bool {
         if event.source == OWN_SOURCE && self.excludes_own_source() {
+            return false;
+        }
+        if self.dialects().is_some_and(|dialects| !dialects.matches(event)) {
             return false;
         }
         let is_its = |(r#type, id): &(String, String)| *r#type == event.aggregate_type && *id == event.aggregate_id;

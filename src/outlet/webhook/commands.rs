@@ -1,0 +1,242 @@
+//! `PUT /webhooks/{id}` with a header `Command`: what an owner does with a webhook beside editing it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::http::HeaderMap;
+use axum::response::IntoResponse as _;
+use serde_json::{Map, Value, json};
+
+use super::attempt::{self, Receiver};
+use super::represent::{entity, represent, shown_replay};
+use super::rest::{Shown, first_status, json_body, start, update};
+use super::target::{self, Target};
+use super::{Shared, attributes, consent, definition_of, signature};
+use crate::event::{Cursor, Entry, Event, Micros};
+use crate::filter::OWN_SOURCE;
+use crate::journal::replays::{Kind as ReplayKind, ReplayRow};
+use crate::journal::webhooks::{AGGREGATE_TYPE, Status, WebhookRow};
+use crate::journal::{Order, Range};
+use crate::json::Plain;
+use crate::runtime::parse_duration;
+use crate::web::negotiate;
+use crate::web::problem::{Kind, Problem};
+
+const COMMANDS: &str = "Pause, Resume, Verify, RotateSecret, Test, Replay, Recover, CancelReplay";
+/// How long a secret that is being replaced goes on signing.
+const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Where no command is known.
+pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Problem> {
+    match negotiate::command(headers) {
+        Some(_) => {
+            Err(Problem::new(Kind::BadRequest, format!("commands go with PUT /webhooks/{{id}}; known are {COMMANDS}")))
+        }
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    row: WebhookRow,
+    command: &str,
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Shown {
+    let arguments = |names: &[&str]| arguments(command, names, headers, body);
+    let row = match command {
+        "Pause" => {
+            let (status, status_reason) = (Status::Paused, Some("paused by its owner".to_owned()));
+            one(update(shared, vec![WebhookRow { status, status_reason, ..row }], Some("postern.webhook.paused"))
+                .await?)?
+        }
+        "Resume" if row.status == Status::Active => row,
+        "Resume" => resume(shared, row).await?,
+        "Verify" => verify(shared, row).await?,
+        "RotateSecret" => return rotate(shared, row, &arguments(&["secret", "grace"])?).await,
+        "Test" => return test(shared, row).await,
+        "Replay" => return replay(shared, row, &arguments(&["from", "to"])?).await,
+        "Recover" => return recover(shared, row, &arguments(&["since"])?).await,
+        "CancelReplay" => {
+            shared.journal.cancel_replays(&row.id).await?;
+            let read_at = row.updated_at;
+            // An edit of nothing: the lanes end and begin anew.
+            let row = WebhookRow { updated_at: read_at, ..row };
+            one(update(shared, vec![row], None).await?)?
+        }
+        other => {
+            return Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}")));
+        }
+    };
+    let shown = represent(shared, &row).await?;
+    Ok(entity(&row, shown))
+}
+
+fn one(rows: Vec<WebhookRow>) -> Result<WebhookRow, Problem> {
+    rows.into_iter().next().ok_or_else(|| Problem::new(Kind::Internal, "the edit was lost"))
+}
+
+/// The JSON object that goes with a command; nothing is an empty one.
+fn arguments(
+    command: &str,
+    names: &[&str],
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Map<String, Value>, Problem> {
+    if matches!(&body, Ok(body) if body.is_empty()) {
+        return Ok(Map::new());
+    }
+    let body = json_body(headers, body)?;
+    let bad = |detail: String| Problem::new(Kind::BadRequest, detail);
+    let Ok(Plain(Value::Object(arguments))) = serde_json::from_slice(&body) else {
+        return Err(bad(format!("`Command: {command}` takes a JSON object with {}", names.join(", "))));
+    };
+    if let Some(name) = arguments.keys().find(|name| !names.contains(&name.as_str())) {
+        return Err(bad(format!("`{name}` is no argument of `{command}`; known are {}", names.join(", "))));
+    }
+    Ok(arguments)
+}
+
+async fn resume(shared: &Arc<Shared>, mut row: WebhookRow) -> Result<WebhookRow, Problem> {
+    let url = row.url.parse();
+    let url = url.map_err(|_| Problem::new(Kind::Conflict, "the stored URL can't be used; replace it first"))?;
+    shared.check_query(&definition_of(&row))?;
+    let asks = first_status(shared, &mut row, &url);
+    let row = one(update(shared, vec![row], Some("postern.webhook.resumed")).await?)?;
+    if asks {
+        consent::ask_later(shared, row.clone());
+    }
+    Ok(row)
+}
+
+/// Asks the receiver, also one that agreed before, and waits for what it says.
+async fn verify(shared: &Shared, row: WebhookRow) -> Result<WebhookRow, Problem> {
+    Ok(consent::ask(shared, row).await?)
+}
+
+async fn rotate(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>) -> Shown {
+    let unusable = |detail: &str| Problem::new(Kind::Unprocessable, detail);
+    let profiles = definition_of(&row).signature;
+    let secret = match arguments.get("secret") {
+        None | Some(Value::Null) => signature::new_secret(),
+        Some(value) => attributes::secret(value)?,
+    };
+    if profiles.iter().all(|profile| profile.is_standard()) {
+        attributes::standard_secret(&secret)?;
+    }
+    let grace = match arguments.get("grace") {
+        None | Some(Value::Null) => Some(GRACE_DEFAULT),
+        Some(Value::String(text)) => parse_duration(text).filter(|grace| *grace <= GRACE_MAX),
+        Some(_) => None,
+    };
+    let grace = grace.ok_or_else(|| unusable("`grace` must be a duration of at most 7d, such as \"24h\" or \"0s\""))?;
+    let now = shared.clock.now_micros();
+    let until = now.saturating_add(i64::try_from(grace.as_micros()).unwrap_or(i64::MAX));
+    let mut secrets = shared.unseal(&row).ok_or_else(|| unusable("its present secrets can't be read"))?;
+    secrets.rotate(secret, &profiles, now, until);
+    let sealed = secrets.seal(&shared.sealer, &row.id);
+    let row = WebhookRow { revision: row.revision + 1, secrets: sealed, ..row };
+    let row = one(update(shared, vec![row], Some("postern.webhook.secret_rotated")).await?)?;
+    Ok(entity(&row, json!({ "secret": secrets.secret(), "oldSecretUntil": Micros(until).to_text() })))
+}
+
+/// One call with an event that never happened, whatever the filter says.
+async fn test(shared: &Shared, row: WebhookRow) -> Shown {
+    if row.status == Status::Pending {
+        return Err(Problem::new(Kind::Conflict, "the receiver has not agreed yet; `Command: Verify` asks it"));
+    }
+    let definition = definition_of(&row);
+    let unusable = || Problem::new(Kind::Conflict, "its owner is gone, or its secrets can't be read");
+    let target = Target::new(shared, row.clone(), None, target::pace(&row, &definition)).ok_or_else(unusable)?;
+    let now = Micros(shared.clock.now_micros());
+    let event = Event {
+        id: format!("test-{}", uuid::Uuid::now_v7()),
+        source: OWN_SOURCE.to_owned(),
+        r#type: "postern.webhook.test".to_owned(),
+        aggregate_type: AGGREGATE_TYPE.to_owned(),
+        aggregate_id: row.id.clone(),
+        aggregate_version: None,
+        occurred_at: now,
+        data: json!({ "webhook": row.id }).to_string(),
+        metadata: None,
+    };
+    let position = shared.journal.head().await?.position;
+    let entry = Entry { position, event, recorded_at: now, feed_time: now, ..Entry::default() };
+    let delivery = target.delivery(&entry);
+    let receiver: &Receiver = &target.receiver;
+    let outcome = attempt::call(shared, receiver, &delivery, 1, "test").await;
+    let shown = json!({
+        "eventId": delivery.event_id, "delivered": outcome.error.is_none(), "status": outcome.status,
+        "error": outcome.error, "durationMs": outcome.duration_ms, "answer": outcome.answer,
+    });
+    Ok(Json(shown).into_response())
+}
+
+async fn replay(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>) -> Shown {
+    let missing = || Problem::new(Kind::BadRequest, "`Replay` needs `from`, such as {\"from\": \"beginning\"}");
+    let from = attributes::from(arguments.get("from").ok_or_else(missing)?)?;
+    let selection = owned(shared, &row)?;
+    let cursor = start(shared, &selection, &from).await?;
+    let through = match arguments.get("to").filter(|to| !to.is_null()) {
+        None => shared.journal.head().await?.position,
+        Some(to) => start(shared, &selection, &attributes::from(to)?).await?,
+    };
+    let range = Range { after: cursor, through: Some(through), order: Order::Ascending };
+    let total = if cursor < through { shared.journal.count(&selection, range, i64::MAX).await? } else { 0 };
+    begin(shared, row, ReplayKind::Replay, (cursor, through), total).await
+}
+
+async fn recover(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>) -> Shown {
+    let missing =
+        || Problem::new(Kind::BadRequest, "`Recover` needs `since`, such as {\"since\": \"2026-01-01T00:00:00Z\"}");
+    let since = arguments.get("since").ok_or_else(missing)?;
+    let from = attributes::from(&json!({ "since": since }))
+        .map_err(|_| Problem::new(Kind::Unprocessable, "`since` must be a time such as 2026-01-01T00:00:00Z"))?;
+    let selection = owned(shared, &row)?;
+    let (cursor, through) = (start(shared, &selection, &from).await?, shared.journal.head().await?.position);
+    let range = Range { after: cursor, through: Some(through), order: Order::Ascending };
+    let total = shared.journal.count_dead(&row.id, range).await?;
+    begin(shared, row, ReplayKind::Recover, (cursor, through), total).await
+}
+
+fn owned(shared: &Shared, row: &WebhookRow) -> Result<crate::filter::Selection, Problem> {
+    let gone =
+        || Problem::new(Kind::Conflict, format!("its owner `{}` is no client of this gateway any more", row.owner));
+    shared.selection(row, &definition_of(row)).ok_or_else(gone)
+}
+
+/// Queues what is sent again, and tells how much it is.
+pub(super) async fn begin(
+    shared: &Shared,
+    row: WebhookRow,
+    kind: ReplayKind,
+    (cursor, through): (i64, i64),
+    total: i64,
+) -> Shown {
+    if row.status != Status::Active {
+        let detail = format!("the webhook is {}; nothing is sent before it is active", row.status.as_str());
+        return Err(Problem::new(Kind::Conflict, detail));
+    }
+    let replay = ReplayRow {
+        webhook: row.id.clone(),
+        id: uuid::Uuid::now_v7().to_string(),
+        kind,
+        cursor,
+        through,
+        total,
+        created_at: shared.clock.now_micros(),
+    };
+    if total > 0 {
+        shared.journal.start_replay(replay.clone()).await?;
+        shared.note_change(&row.id, false);
+    }
+    let mut shown = represent(shared, &row).await?;
+    let of = Cursor::new(shared.journal.id(), cursor).to_string();
+    shown["replay"] = shown_replay(shared, &replay);
+    shown["replay"]["from"] = of.into();
+    Ok(entity(&row, shown))
+}

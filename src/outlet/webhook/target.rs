@@ -1,0 +1,151 @@
+//! What a dispatch works for: one lane of one webhook, with all that its row says made ready.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use super::Shared;
+use super::attempt::{Delivery, Receiver};
+use super::body::Renderer;
+use super::definition::{Definition, OnExhausted, Ordering};
+use super::lanes::Rules;
+use super::pace::Pace;
+use crate::event::Entry;
+use crate::filter::{Filter, OWN_SOURCE, Selection};
+use crate::journal::replays::{Kind, ReplayRow};
+use crate::journal::webhooks::WebhookRow;
+use crate::journal::{Columns, Error, Order, Page, Range};
+
+/// Of the calls that a webhook may make at once, a replay may use a quarter.
+const REPLAY_SHARE: usize = 4;
+
+pub(super) struct Target {
+    pub(super) row: WebhookRow,
+    /// Nothing: the live lane.
+    pub(super) replay: Option<ReplayRow>,
+    pub(super) selection: Selection,
+    pub(super) receiver: Receiver,
+    pub(super) rules: Rules,
+    renderer: Renderer,
+    ordering: Ordering,
+}
+
+/// How fast a webhook's receiver may be called: by what its owner and what the receiver itself said.
+pub(super) fn pace(row: &WebhookRow, definition: &Definition) -> Arc<Mutex<Pace>> {
+    let own = definition.rate.iter().map(|rate| (rate.max, rate.per()));
+    let allowed = row.allowed_rate.iter().map(|rate| (u32::try_from(*rate).unwrap_or(1), Duration::from_secs(60)));
+    let rates: Vec<_> = own.chain(allowed).collect();
+    Arc::new(Mutex::new(Pace::new(definition.concurrency, &rates, &definition.schedule())))
+}
+
+impl Target {
+    /// Nothing if its owner is gone or its secrets can't be read.
+    pub(super) fn new(
+        shared: &Shared,
+        row: WebhookRow,
+        replay: Option<ReplayRow>,
+        pace: Arc<Mutex<Pace>>,
+    ) -> Option<Self> {
+        let definition = super::definition_of(&row);
+        let secrets = shared.unseal(&row)?;
+        let selection = match &replay {
+            // Whatever the filter says by now: the owner names the event.
+            Some(ReplayRow { kind: Kind::Resend, .. }) => shared.auth.visibility(&row.owner)?,
+            _ => shared.selection(&row, &definition)?,
+        };
+        let concurrency = definition.concurrency;
+        let rules = Rules {
+            schedule: definition.schedule(),
+            concurrency: if replay.is_some() { (concurrency / REPLAY_SHARE).max(1) } else { concurrency },
+            on_exhausted: if replay.is_some() { OnExhausted::Skip } else { definition.on_exhausted },
+            pace,
+        };
+        let renderer = shared.renderer(&definition)?;
+        Some(Self {
+            receiver: Receiver::new(shared, &row, &definition, secrets, &renderer)?,
+            ordering: definition.ordering,
+            row,
+            replay,
+            selection,
+            rules,
+            renderer,
+        })
+    }
+
+    /// Empty for the live lane.
+    pub(super) fn replay_id(&self) -> &str {
+        self.replay.as_ref().map_or("", |replay| &replay.id)
+    }
+
+    pub(super) fn delivery(&self, entry: &Entry) -> Delivery {
+        Delivery {
+            position: entry.position,
+            event_id: entry.event.id.clone(),
+            r#type: entry.event.r#type.clone(),
+            key: entry.event.key(),
+            turn: self.ordering.turn(entry),
+            headers: self.renderer.headers(entry),
+            body: self.renderer.body(entry),
+        }
+    }
+
+    pub(super) fn owes(&self, shared: &Shared, entry: &Entry) -> bool {
+        owes(shared, &self.row, self.replay.as_ref(), entry)
+    }
+
+    /// What comes next in the journal.
+    pub(super) async fn read(&self, shared: &Shared, after: i64, limit: usize) -> Result<Page, Error> {
+        let Some(replay) = &self.replay else {
+            return shared.journal.read(&self.selection, Range::after(after), limit, Columns::ALL).await;
+        };
+        let range = Range { after, through: Some(replay.through), order: Order::Ascending };
+        match replay.kind {
+            Kind::Recover => shared.journal.read_dead(&self.row.id, &self.selection, range, limit).await,
+            Kind::Replay | Kind::Resend => shared.journal.read(&self.selection, range, limit, Columns::ALL).await,
+        }
+    }
+
+    /// What may be part of a turn from a position on, and up to where.
+    pub(super) fn of_turn(&self, turn: &str, position: i64, through: i64) -> (Selection, i64) {
+        let through = self.replay.as_ref().map_or(through, |replay| through.min(replay.through));
+        match self.ordering {
+            Ordering::Key => (self.selection.and(&aggregate_of(turn)), through),
+            Ordering::Strict => (self.selection.clone(), through),
+            Ordering::None => (self.selection.clone(), position),
+        }
+    }
+}
+
+/// Whether a lane gets an event that its selection lets through: what must not be sent again stays out of a catch-up, unless
+/// its owner asks for this very event. What is about itself it never gets: that would never end.
+pub(super) fn owes(shared: &Shared, row: &WebhookRow, replay: Option<&ReplayRow>, entry: &Entry) -> bool {
+    let is_wanted = match replay {
+        None => entry.recorded_at.0 >= row.created_at || shared.catalogue.replays(&entry.event.r#type),
+        Some(replay) => replay.kind == Kind::Resend || shared.catalogue.replays(&entry.event.r#type),
+    };
+    let is_about_itself = entry.event.source == OWN_SOURCE && entry.event.aggregate_id == row.id;
+    entry.erased_at.is_none() && is_wanted && !is_about_itself
+}
+
+impl Ordering {
+    /// What waits for an event: what its aggregate, everything, or nothing else is called.
+    pub(super) fn turn(self, entry: &Entry) -> String {
+        match self {
+            Self::Key => entry.event.key(),
+            Self::Strict => String::new(),
+            Self::None => entry.position.to_string(),
+        }
+    }
+}
+
+/// A filter for the events of a key; an id that ends with `*` makes it let more through.
+pub(super) fn aggregate_of(key: &str) -> Filter {
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (aggregate_type, aggregate_id) = key.split_once('/').unwrap_or((key, ""));
+    Filter {
+        aggregate_types: vec![plain(aggregate_type)],
+        aggregate_ids: vec![plain(aggregate_id)],
+        ..Filter::default()
+    }
+}
