@@ -19,13 +19,12 @@ use crate::config::Config;
 use crate::event::Micros;
 use crate::journal::{self, Journal};
 use crate::outlet::feed::{self, Feeds};
-use crate::outlet::graphql;
+use crate::outlet::graphql::{self, GraphQl};
 use crate::outlet::webhook::{self, Webhooks};
 use crate::runtime::{Backoff, Clock, Tasks};
 use crate::source;
 use crate::telemetry::Scrape;
 use crate::web::auth::{Auth, Client, Scope};
-use crate::web::outgoing::Outgoing;
 use crate::web::problem::Problem;
 use crate::web::{self, Site, html, negotiate, openapi};
 
@@ -60,7 +59,7 @@ impl Gateway {
         source::check_names(&config.sources).map_err(anyhow::Error::msg)?;
         let catalogue = Arc::new(config.catalogue().map_err(anyhow::Error::msg)?);
         let schema = graphql::Schema::new(&catalogue).map_err(anyhow::Error::msg)?;
-        let outgoing = Outgoing::new(&config.webhooks.allow).map_err(anyhow::Error::msg)?;
+        let outgoing = config.webhooks.outgoing().map_err(anyhow::Error::msg)?;
         let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;
         let site = Site::new(&config.server, address).map_err(anyhow::Error::msg)?;
@@ -73,9 +72,20 @@ impl Gateway {
 
         let feeds = Feeds::new(journal.clone(), &config.all_feeds, config.feeds.clone(), &site, auth.is_open(), &tasks)
             .map_err(anyhow::Error::msg)?;
-        let (open, known) = (Webhooks::open, Arc::clone(&catalogue));
-        let webhooks =
-            open(&config.webhooks, journal.clone(), known, outgoing, &site, clock, auth.clone(), &tasks).await?;
+        let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
+        let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
+        let directory = directory(&catalogue, &feeds, &running, &site.public_url, clock, &tasks);
+        let graphql = GraphQl::new(journal.clone(), schema, directory, &config.graphql).map_err(anyhow::Error::msg)?;
+        let projector = graphql.projector();
+        let surroundings = webhook::Surroundings {
+            catalogue: Arc::clone(&catalogue),
+            outgoing,
+            clock,
+            auth: auth.clone(),
+            tasks: tasks.clone(),
+            project: Box::new(move |selection| projector.projection(selection)),
+        };
+        let webhooks = Webhooks::open(&config.webhooks, journal.clone(), &site, surroundings).await?;
         feeds.run(&tasks);
         webhooks.clone().run();
         if let Some(kept) = config.journal.retention {
@@ -86,16 +96,11 @@ impl Gateway {
             };
             tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
         }
-        let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
-        let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
-        let directory = directory(&catalogue, &feeds, &running, &site.public_url, clock, &tasks);
-        let graphql =
-            graphql::router(journal.clone(), schema, directory, &config.graphql).map_err(anyhow::Error::msg)?;
         let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };
         let guarded = Router::new()
             .route("/metrics", get(metrics_text).with_state(metrics))
             .merge(feeds.router())
-            .merge(graphql)
+            .merge(graphql.router())
             .merge(webhook::router(webhooks.clone()))
             .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
         let router =

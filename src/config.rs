@@ -107,7 +107,14 @@ impl Config {
         resolve_url(&mut self.journal.url);
         self.sources.iter_mut().for_each(|source| resolve_url(&mut source.url));
         let schemas = self.events.values_mut().flat_map(|event| &mut event.schema);
-        let files = [&mut self.webhooks.sealing_key_file, &mut self.graphql.documents].into_iter().flatten();
+        let webhooks = &mut self.webhooks;
+        let files = [
+            &mut webhooks.sealing_key_file,
+            &mut webhooks.ca_file,
+            &mut webhooks.client_cert_file,
+            &mut self.graphql.documents,
+        ];
+        let files = files.into_iter().flatten();
         for path in schemas.chain(files) {
             *path = folder.join(&*path);
         }

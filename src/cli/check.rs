@@ -7,7 +7,6 @@ use crate::config::Config;
 use crate::journal::{self, Journal};
 use crate::outlet::{feed, graphql, webhook};
 use crate::web::auth::Auth;
-use crate::web::outgoing::Outgoing;
 use crate::{source, telemetry, web};
 
 pub async fn run(arguments: super::ConfigArgument) -> anyhow::Result<ExitCode> {
@@ -84,7 +83,7 @@ fn server(config: &Config) -> Result<String, String> {
 }
 
 fn webhooks(config: &Config) -> Result<String, String> {
-    Outgoing::new(&config.webhooks.allow)?;
+    config.webhooks.outgoing()?;
     webhook::check(&config.webhooks, &config.journal.url).map_err(|cause| cause.to_string())?;
     Ok(format!("may call public addresses by https, and {:?}", config.webhooks.allow))
 }

@@ -223,7 +223,9 @@ impl Reader {
             "aggregatetype" => Attribute::AggregateType,
             "aggregateversion" => Attribute::AggregateVersion,
             "sequence" => {
-                return Err("`sequence` tells where an event stands, not what it is: it can't be filtered by".to_owned());
+                return Err(
+                    "`sequence` tells where an event stands, not what it is: it can't be filtered by".to_owned()
+                );
             }
             other if !other.is_empty() && other.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) => {
                 Attribute::Other

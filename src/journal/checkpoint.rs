@@ -61,6 +61,9 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
         let (status, active) = (status.as_str(), Status::Active.as_str());
         execute!(conn, sql, webhook, status, reason.as_str(), active);
     }
+    let sql = "select erasures from journal";
+    let erasures: i64 = with_conn!(&mut *conn, c => sqlx::query_scalar(sql).fetch_one(c).await?);
+    let is_current = erasures == checkpoint.erasures;
     // Before the others: a row that turns dead keeps its bytes.
     let replay = checkpoint.replay.as_str();
     for (rows, status) in [(&checkpoint.dead, "dead"), (&checkpoint.discarded, "discarded")] {
@@ -69,7 +72,7 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
                 let sql = "delete from deliveries where webhook = $1 and replay = $2 and turn = $3";
                 execute!(conn, sql, webhook, replay, row.turn.as_str());
             }
-            upsert(conn, webhook, "", row, status).await?;
+            upsert(conn, webhook, "", row, (status, replay.is_empty(), is_current)).await?;
         }
     }
     for (turn, row) in &checkpoint.rows {
@@ -80,12 +83,10 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
         execute!(conn, sql, webhook, replay, turn.as_str(), keep);
         if let Some(row) = row {
             let status = if row.next_attempt_at.is_none() { "held" } else { "failing" };
-            upsert(conn, webhook, replay, row, status).await?;
+            upsert(conn, webhook, replay, row, (status, true, is_current)).await?;
         }
     }
-    let sql = "select erasures from journal";
-    let erasures: i64 = with_conn!(&mut *conn, c => sqlx::query_scalar(sql).fetch_one(c).await?);
-    insert_attempts(conn, checkpoint, erasures == checkpoint.erasures).await?;
+    insert_attempts(conn, checkpoint, is_current).await?;
     if !replay.is_empty() {
         // What arrived after all is not dead any more.
         let sql = "delete from deliveries where webhook = $1 and replay = '' and status in ('dead', 'discarded') \
@@ -119,7 +120,17 @@ async fn move_on(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<bool, Error
     Ok(execute!(conn, sql, webhook, replay.as_str(), cursor) > 0)
 }
 
-async fn upsert(conn: &mut Conn, webhook: &str, replay: &str, row: &DeliveryRow, status: &str) -> Result<(), Error> {
+/// `status`: what the row is, whether it may replace a row that is failing, and whether nothing was erased meanwhile.
+async fn upsert(
+    conn: &mut Conn,
+    webhook: &str,
+    replay: &str,
+    row: &DeliveryRow,
+    status: (&str, bool, bool),
+) -> Result<(), Error> {
+    let (status, may_replace, is_current) = status;
+    // A batch holds events beside the first one, which is looked at below.
+    let body = row.body.as_deref().filter(|_| row.batch.is_none() || is_current);
     // The bytes of the first failure stay, and so does what its owner asks for until it is done.
     let sql = "insert into deliveries (webhook, replay, position, turn, status, event_id, type, attempts, next_attempt_at, \
                last_attempt_at, last_status, last_error, through, batch, events, body) \
@@ -130,7 +141,8 @@ async fn upsert(conn: &mut Conn, webhook: &str, replay: &str, row: &DeliveryRow,
                next_attempt_at = excluded.next_attempt_at, last_attempt_at = excluded.last_attempt_at, \
                last_status = excluded.last_status, last_error = excluded.last_error, through = excluded.through, \
                batch = excluded.batch, events = excluded.events, body = coalesce(deliveries.body, excluded.body), \
-               wish = case when $17 then null else deliveries.wish end";
+               wish = case when $17 then null else deliveries.wish end \
+               where $18 or deliveries.status not in ('failing', 'held')";
     execute!(
         conn,
         sql,
@@ -149,8 +161,9 @@ async fn upsert(conn: &mut Conn, webhook: &str, replay: &str, row: &DeliveryRow,
         row.through,
         row.batch.as_deref(),
         row.events,
-        row.body.as_deref(),
-        row.wish == Wish::Done
+        body,
+        row.wish == Wish::Done,
+        may_replace
     );
     Ok(())
 }

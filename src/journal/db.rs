@@ -156,6 +156,11 @@ impl Db {
         match self {
             Self::Sqlite(pool) => {
                 let one = SqlitePoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
+                // After an I/O error SQLite has rolled back by itself, and the library counts wrong from then on.
+                let one = one.before_acquire(|connection, _| {
+                    let is_usable = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(is_usable) })
+                });
                 Self::Sqlite(one.connect_lazy_with(pool.connect_options().as_ref().clone()))
             }
             Self::Postgres(pool) => {

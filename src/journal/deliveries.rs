@@ -173,14 +173,15 @@ impl Journal {
         Ok(body.flatten())
     }
 
-    /// The bytes of a batch that is failing.
+    /// The bytes of a batch that was formed.
     ///
     /// # Errors
     /// The database.
-    pub async fn batch_body(&self, webhook: &str, position: i64) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn batch_body(&self, webhook: &str, replay: &str, position: i64) -> Result<Option<Vec<u8>>, Error> {
         let sql =
-            "select body from deliveries where webhook = $1 and replay = '' and position = $2 and batch is not null";
-        let body: Option<Option<Vec<u8>>> = select!(self.db(), query_scalar.fetch_optional, sql, webhook, position);
+            "select body from deliveries where webhook = $1 and replay = $2 and position = $3 and batch is not null";
+        let body: Option<Option<Vec<u8>>> =
+            select!(self.db(), query_scalar.fetch_optional, sql, webhook, replay, position);
         Ok(body.flatten())
     }
 

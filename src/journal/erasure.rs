@@ -128,7 +128,9 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -
         head.now
     );
     // A failing row keeps its key parked until its turn, which comes now and finds nothing to send.
-    execute!(conn, "update deliveries set body = null, next_attempt_at = $2 where position = $1", position, head.now);
+    let sql = "update deliveries set body = null, next_attempt_at = $2 \
+               where position <= $1 and coalesce(through, position) >= $1 and status in ('failing', 'dead')";
+    execute!(conn, sql, position, head.now);
     execute!(conn, "update deliveries set status = 'discarded' where position = $1 and status = 'dead'", position);
     execute!(conn, "update attempts set answer = null where position = $1", position);
     execute!(conn, "update quarantine set raw = '' where event_id = $1", event_id);

@@ -127,9 +127,12 @@ impl Error {
         match self {
             Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_)) => true,
             Self::Database(sqlx::Error::Database(cause)) => cause.code().is_some_and(|code| {
-                // SQLite: busy, locked, full, io. PostgreSQL: connection, rollback, resources, operator, system.
-                matches!(code.as_ref(), "5" | "6" | "10" | "13" | "261" | "517")
-                    || ["08", "40", "53", "57", "58"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+                // PostgreSQL: connection, rollback, resources, operator, system. SQLite, whose lowest byte tells: busy,
+                // locked, io, full.
+                match code.len() {
+                    5 => ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)),
+                    _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13)),
+                }
             }),
             _ => false,
         }

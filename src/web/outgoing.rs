@@ -1,7 +1,8 @@
 //! The one way out: an HTTP client whose every connection passes the egress guard.
 //!
 //! Literals are checked before a call, names when they are resolved; the address that was checked is the one that
-//! is connected to, so an answer that changes in between gains nothing. Redirects and proxies are never followed.
+//! is connected to, so an answer that changes in between gains nothing. Redirects are never followed, proxies only if one
+//! is configured: a SOCKS proxy is told the checked address; an HTTP proxy is told the name and looks it up again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -48,49 +49,83 @@ pub enum Refused {
     Plain,
     #[error("{host} is or resolves to {address}, which is not a public address; `[webhooks] allow` can name it")]
     Address { host: String, address: IpAddr },
+    #[error("{host} is in `[webhooks] deny`")]
+    Denied { host: String },
 }
 
 /// What may be called although it is not public.
 #[derive(Clone, Debug, Default)]
 struct Guard {
+    allowed: List,
+    denied: List,
+    /// The proxy's host, which nobody but the operator names.
+    proxy: Option<String>,
+}
+
+/// Networks and hosts.
+#[derive(Clone, Debug, Default)]
+struct List {
     networks: Vec<IpNet>,
     hosts: Vec<String>,
 }
 
-impl Guard {
-    fn parse(allow: &[String]) -> Result<Self, String> {
-        let mut guard = Self::default();
-        for text in allow {
+/// How receivers are reached.
+#[derive(Clone, Default)]
+pub struct Egress {
+    /// Addresses, networks and host names that the guard would refuse otherwise, and that may be called by http.
+    pub allow: Vec<String>,
+    /// What it refuses though it is public. Holds before `allow`.
+    pub deny: Vec<String>,
+    /// Certificates of authorities beside the public ones, PEM.
+    pub authorities: Option<Vec<u8>>,
+    /// A certificate chain and its key, PEM.
+    pub identity: Option<Vec<u8>>,
+    pub proxy: Option<String>,
+}
+
+impl List {
+    fn parse(key: &str, texts: &[String]) -> Result<Self, String> {
+        let mut list = Self::default();
+        for text in texts {
             if let Ok(network) = text.parse::<IpNet>() {
-                guard.networks.push(network);
+                list.networks.push(network);
             } else if let Ok(address) = text.parse::<IpAddr>() {
-                guard.networks.push(address.into());
+                list.networks.push(address.into());
             } else if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-                guard.hosts.push(text.to_ascii_lowercase());
+                list.hosts.push(text.to_ascii_lowercase());
             } else {
                 return Err(format!(
-                    "`webhooks.allow`: `{text}` is neither an address, a network such as 10.1.0.0/16 nor a host name"
+                    "`webhooks.{key}`: `{text}` is neither an address, a network such as 10.1.0.0/16 nor a host name"
                 ));
             }
         }
-        Ok(guard)
+        Ok(list)
     }
 
-    fn allows(&self, address: IpAddr) -> bool {
+    fn has(&self, address: IpAddr) -> bool {
         within(&self.networks, address.to_canonical())
     }
 
-    fn allows_host(&self, host: &str) -> bool {
-        self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host.trim_end_matches('.')))
+    fn has_host(&self, host: &str) -> bool {
+        self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host.trim_end_matches('.')))
     }
+}
 
+impl Guard {
     /// Any refused address refuses: a name that is half public is a trick or a mistake.
     fn check(&self, host: &str, addresses: &[SocketAddr], plain: bool) -> Result<(), Refused> {
-        if self.allows_host(host) {
+        if self.proxy.as_deref().is_some_and(|proxy| proxy.eq_ignore_ascii_case(host)) {
+            return Ok(());
+        }
+        let first_denied = addresses.iter().find(|address| self.denied.has(address.ip()));
+        if self.denied.has_host(host) || first_denied.is_some() {
+            return Err(Refused::Denied { host: host.to_owned() });
+        }
+        if self.allowed.has_host(host) {
             return Ok(());
         }
         for address in addresses {
-            if self.allows(address.ip()) {
+            if self.allowed.has(address.ip()) {
                 continue;
             }
             if !is_public(address.ip()) {
@@ -137,6 +172,7 @@ pub struct Outgoing {
     guard: Arc<Guard>,
     secure: reqwest::Client,
     plain: reqwest::Client,
+    has_proxy: bool,
 }
 
 impl Outgoing {
@@ -145,10 +181,28 @@ impl Outgoing {
     /// # Errors
     /// An entry that is none of these, or a TLS set-up that fails.
     pub fn new(allow: &[String]) -> Result<Self, String> {
-        let guard = Arc::new(Guard::parse(allow)?);
-        let client = |plain: bool| client(Resolver { guard: Arc::clone(&guard), plain });
+        Self::with(&Egress { allow: allow.to_vec(), ..Egress::default() })
+    }
+
+    /// The same with all that can be configured.
+    ///
+    /// # Errors
+    /// A sentence that names what can't be used.
+    pub fn with(egress: &Egress) -> Result<Self, String> {
+        let proxy = egress.proxy.as_deref().map(read_proxy).transpose()?;
+        let guard = Arc::new(Guard {
+            allowed: List::parse("allow", &egress.allow)?,
+            denied: List::parse("deny", &egress.deny)?,
+            proxy: proxy.as_ref().and_then(|url| url.host_str().map(str::to_owned)),
+        });
+        let client = |plain: bool| client(Resolver { guard: Arc::clone(&guard), plain }, egress, proxy.as_ref());
         let (secure, plain) = (client(false)?, client(true)?);
-        Ok(Self { guard, secure, plain })
+        Ok(Self { guard, secure, plain, has_proxy: proxy.is_some() })
+    }
+
+    /// Whether calls go through a proxy: then names have to be checked before each of them.
+    pub fn has_proxy(&self) -> bool {
+        self.has_proxy
     }
 
     /// The client for a URL, if what can be known without a look-up allows the call. To be asked before every call:
@@ -201,14 +255,36 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
+fn read_proxy(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https" | "socks5") && url.has_host());
+    url.ok_or_else(|| "`webhooks.proxy` must be a URL with http, https or socks5, such as http://proxy.internal:3128".into())
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that makes clients")]
-fn client(resolver: Resolver) -> Result<reqwest::Client, String> {
+fn client(resolver: Resolver, egress: &Egress, proxy: Option<&Url>) -> Result<reqwest::Client, String> {
     // A second call answers with an error and changes nothing: that is fine, one provider is all that is needed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder();
+    if let Some(pem) = &egress.authorities {
+        let authorities = reqwest::Certificate::from_pem_bundle(pem).ok().filter(|list| !list.is_empty());
+        builder = builder.tls_certs_merge(authorities.ok_or("`webhooks.ca_file` holds no certificates in PEM")?);
+    }
+    if let Some(pem) = &egress.identity {
+        let identity = reqwest::Identity::from_pem(pem);
+        let wanted = "`webhooks.client_cert_file` must hold a certificate chain and its key, both in PEM";
+        builder = builder.identity(identity.map_err(|_| wanted)?);
+    }
+    builder = match proxy {
+        // Names of proxies in the environment are never looked at.
+        None => builder.no_proxy(),
+        Some(url) => {
+            let proxy = reqwest::Proxy::all(url.clone());
+            builder.no_proxy().proxy(proxy.map_err(|cause| format!("`webhooks.proxy`: {cause}"))?)
+        }
+    };
+    builder
         .dns_resolver(Arc::new(resolver))
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_PER_HOST_MAX)

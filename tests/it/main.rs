@@ -10,6 +10,7 @@ mod support;
 mod caches;
 mod catalogue;
 mod clusters;
+mod crash;
 mod detail;
 mod erasure;
 mod faults;

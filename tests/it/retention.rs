@@ -1,6 +1,6 @@
 //! What readers are told once the oldest entries are gone.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use crate::support::receiver::{Answer, Receiver};
@@ -86,11 +86,13 @@ async fn what_is_purged_is_410_with_the_way_to_what_is_left(engine: Engine) {
     assert!(entries(&gateway).await.iter().all(|entry| entry.event.id != event(3).id), "it never comes back");
 
     let missed = json(gateway.get("/feeds/own.json?after=10&embed=data").await).await;
-    let event = &missed["items"][0]["_event"];
-    assert_eq!(event["type"], "postern.webhook.missed");
+    let items = missed["items"].as_array().unwrap();
+    let missed: Vec<&Value> =
+        items.iter().map(|item| &item["_event"]).filter(|event| event["type"] == "postern.webhook.missed").collect();
+    let event = missed[0];
     let (from, to, count) = (&event["data"]["from"], &event["data"]["to"], &event["data"]["count"]);
     assert_eq!((from, to, count), (&json!(1), &json!(10), &json!(8)), "8 of the first 10 are of its type");
-    assert_eq!(missed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(missed.len(), 1);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use super::ask::Ask;
 use super::caller::Caller;
 use super::directory::Directory;
 use super::documents::{self, Documents, Refusal, read_schema};
-use super::event::with_types;
+use super::event::{EventNode, with_types};
 use super::failure::{Failure, TIMEOUT, VALIDATION};
 use super::live::Live;
 use super::measure;
@@ -28,6 +28,7 @@ use super::subscription;
 use super::trusted::Trusted;
 use super::types::Types;
 use crate::catalogue::Catalogue;
+use crate::event::Entry;
 use crate::filter::Selection;
 use crate::journal::Journal;
 use crate::web::auth::Client;
@@ -89,7 +90,7 @@ fn sorted(schema: &EngineSchema) -> String {
 #[derive(Clone)]
 pub(super) struct Engine {
     schema: Arc<Schema>,
-    documents: Arc<Documents>,
+    pub(super) documents: Arc<Documents>,
     trusted: Arc<Trusted>,
     directory: Arc<Directory>,
     journal: Journal,
@@ -199,6 +200,17 @@ impl Engine {
     fn caller(&self, selection: Selection, resumed_from: Option<String>) -> Arc<Caller> {
         let (types, directory, documents) = (self.schema.types.clone(), self.directory.clone(), self.documents.clone());
         Arc::new(Caller::new(self.journal.clone(), types, directory, documents, selection, resumed_from))
+    }
+
+    /// Whoever asks of one event that is given.
+    pub(super) fn caller_for(&self, selection: Selection, entry: &Entry) -> Arc<Caller> {
+        let (types, directory, documents) = (self.schema.types.clone(), self.directory.clone(), self.documents.clone());
+        let caller = Caller::new(self.journal.clone(), types, directory, documents, selection, None);
+        Arc::new(caller.with(EventNode(Arc::new(entry.clone()))))
+    }
+
+    pub(super) async fn execute(&self, request: async_graphql::Request) -> async_graphql::Response {
+        self.schema.schema.execute(request).await
     }
 
     /// Everything before the journal is read. Takes the variables.

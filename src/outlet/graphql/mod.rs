@@ -23,6 +23,7 @@ mod live;
 mod measure;
 mod normal;
 mod plan;
+mod project;
 mod scalars;
 mod schema;
 mod sieve;
@@ -41,6 +42,7 @@ use serde::Deserialize;
 pub use diff::{Diff, diff};
 pub use directory::{Directory, FeedInfo, SourceInfo};
 pub use engine::Schema;
+pub use project::{Projection, Projector};
 
 use crate::journal::Journal;
 
@@ -62,12 +64,27 @@ impl Default for Config {
     }
 }
 
-/// `/graphql`. Requests carry the [`Client`](crate::web::auth::Client) as an extension.
-///
-/// # Errors
-/// A schema that can't be used.
-pub fn router(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Router, String> {
-    let engine = engine::Engine::new(journal, schema, directory, config)?;
-    let page = Router::new().route("/graphql/explorer.js", get(explorer::script));
-    Ok(Router::new().route("/graphql", any(http::handle)).with_state(engine).merge(page))
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct GraphQl {
+    engine: engine::Engine,
+}
+
+impl GraphQl {
+    /// # Errors
+    /// Trusted documents that can't be read.
+    pub fn new(journal: Journal, schema: Schema, directory: Directory, config: &Config) -> Result<Self, String> {
+        Ok(Self { engine: engine::Engine::new(journal, schema, directory, config)? })
+    }
+
+    /// For selections on single events.
+    pub fn projector(&self) -> Projector {
+        Projector(self.engine.clone())
+    }
+
+    /// `/graphql`. Requests carry the [`Client`](crate::web::auth::Client) as an extension.
+    pub fn router(self) -> Router {
+        let page = Router::new().route("/graphql/explorer.js", get(explorer::script));
+        Router::new().route("/graphql", any(http::handle)).with_state(self.engine).merge(page)
+    }
 }

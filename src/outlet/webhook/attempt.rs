@@ -14,6 +14,7 @@ use url::Url;
 use super::Shared;
 use super::body::Renderer;
 use super::definition::Definition;
+use super::oauth2;
 use super::secrets::{Auth, Secrets};
 use super::signature::Signer;
 use crate::event::Cursor;
@@ -39,7 +40,7 @@ pub(super) struct Receiver {
     signer: Signer,
     /// What all of its calls carry.
     pub(super) headers: HeaderMap,
-    auth: Option<Auth>,
+    pub(super) auth: Option<Auth>,
 }
 
 impl Receiver {
@@ -77,7 +78,7 @@ impl Receiver {
 }
 
 /// A value that no log shows.
-fn secret(text: &str) -> Option<HeaderValue> {
+pub(super) fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(text).ok()?;
     value.set_sensitive(true);
     Some(value)
@@ -96,6 +97,15 @@ pub(super) struct Delivery {
     /// What of the event stands in headers.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Bytes,
+    /// Of a batch: the positions of its events, of which `position` is the first; its id stands for the event's.
+    pub(super) batch: Vec<i64>,
+}
+
+impl Delivery {
+    /// The last position that is delivered with it.
+    pub(super) fn last(&self) -> i64 {
+        self.batch.last().copied().unwrap_or(self.position)
+    }
 }
 
 /// What came of a call.
@@ -108,6 +118,8 @@ pub(super) struct Outcome {
     pub(super) error: Option<&'static str>,
     pub(super) answer: Option<String>,
     pub(super) retry_after: Option<Duration>,
+    /// The fault is the proxy's, and says nothing of the receiver.
+    pub(super) is_of_proxy: bool,
 }
 
 /// Makes the call. Every fault is an outcome. `replay` is empty in the live lane.
@@ -119,13 +131,19 @@ pub(super) async fn call(
     replay: &str,
 ) -> Outcome {
     let started_at = shared.clock.now_micros();
-    let headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
+    let mut headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
+    if let Err(outcome) = oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await {
+        return outcome;
+    }
     // Not by the builder, which would copy each header into its own.
     let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
     *request.headers_mut() = headers;
     *request.body_mut() = Some(delivery.body.clone().into());
     let mut outcome = send(shared, request).await.0;
     outcome.started_at = started_at;
+    if outcome.status == Some(401) {
+        oauth2::forget(shared, receiver.auth.as_ref());
+    }
     outcome
 }
 
@@ -143,7 +161,13 @@ pub(super) async fn send(shared: &Shared, request: reqwest::Request) -> (Outcome
 }
 
 async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outcome, answered: &mut HeaderMap) {
-    let Ok(client) = shared.outgoing.client(request.url()) else {
+    // Behind a proxy nobody else looks.
+    let checked = match shared.outgoing.has_proxy() {
+        true => shared.outgoing.check(request.url()).await,
+        false => Ok(()),
+    };
+    let client = checked.and_then(|()| shared.outgoing.client(request.url()));
+    let Ok(client) = client else {
         outcome.error = Some("refused_address");
         return;
     };
@@ -151,6 +175,7 @@ async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outc
         Ok(response) => response,
         Err(error) => {
             outcome.error = Some(class(&error));
+            outcome.is_of_proxy = shared.outgoing.has_proxy() && is_of_proxy(&error);
             return;
         }
     };
@@ -195,7 +220,7 @@ pub(super) fn headers(
     replay: &str,
 ) -> HeaderMap {
     let id = webhook_id(&delivery.event_id);
-    let cursor = Cursor::new(shared.journal.id(), delivery.position);
+    let cursor = Cursor::new(shared.journal.id(), delivery.last());
     let via = format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
     let mut headers = receiver.headers.clone();
     headers.extend(delivery.headers.iter().cloned());
@@ -203,7 +228,7 @@ pub(super) fn headers(
     let own = [
         (HeaderName::from_static("webhook-id"), id),
         (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
-        (HeaderName::from_static("webhook-sequence"), delivery.position.to_string()),
+        (HeaderName::from_static("webhook-sequence"), delivery.last().to_string()),
         (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
         (header::LINK, via),
     ];
@@ -245,6 +270,19 @@ fn class(error: &reqwest::Error) -> &'static str {
         _ if error.is_connect() => "connect",
         _ => "protocol",
     }
+}
+
+/// The proxy could not be reached, or refused. Its error types are private, too.
+fn is_of_proxy(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if ["tunnel error", "proxy", "socks"].iter().any(|word| text.starts_with(word)) || text.contains("socks proxy") {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 /// TLS faults travel inside `io::Error`s, which name the cause of what they hold as their source instead of it.

@@ -58,6 +58,19 @@ impl Renderer {
         }
     }
 
+    /// The body for several events.
+    pub(super) fn batch<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Bytes {
+        let mut body = b"[".to_vec();
+        for (n, entry) in entries.enumerate() {
+            if n > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(&self.body(entry));
+        }
+        body.push(b']');
+        body.into()
+    }
+
     /// What of the event stands in headers.
     pub(super) fn headers(&self, entry: &Entry) -> Vec<(HeaderName, HeaderValue)> {
         if self.format != Format::CloudeventsBinary {

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::attempt::{self, Delivery, Receiver};
 use super::rest::Shown;
-use super::{Shared, definition_of};
+use super::{Shared, definition_of, oauth2};
 use crate::journal::Error;
 use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
 use crate::runtime::{hex, random_hex, sha256};
@@ -142,6 +142,8 @@ async fn challenge(shared: &Shared, receiver: &Receiver) -> Result<(), String> {
     };
     let mut headers = attempt::headers(shared, receiver, &delivery, 1, shared.clock.now_micros() / 1_000_000, "");
     headers.insert(axum::http::header::CONTENT_TYPE, axum::http::HeaderValue::from_static("application/json"));
+    let authorized = oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await;
+    authorized.map_err(|outcome| outcome.answer.unwrap_or_default())?;
     let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
     *request.headers_mut() = headers;
     *request.body_mut() = Some(delivery.body.into());

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::attempt::{self, Delivery};
+use super::attempt::{self, Delivery, Outcome};
+use super::batch;
 use super::lanes::Lanes;
 use super::target::Target;
 use super::turn::{Done, Retry, Start, attempt_of};
@@ -243,8 +244,10 @@ impl Dispatch {
             self.calls.push(match start {
                 Start::First { delivery, started } => Box::pin(async move {
                     let Some(_permit) = permit(&shared, &target, &stop).await else { return Done::NotStarted };
-                    let outcome = attempt::call(&shared, &target.receiver, &delivery, 1, target.replay_id()).await;
-                    Done::First { delivery, started, outcome }
+                    match call(&shared, &target, &stop, &delivery, 1).await {
+                        Some(outcome) => Done::First { delivery, started, outcome },
+                        None => Done::NotStarted,
+                    }
                 }),
                 Start::Retry(retry) => Box::pin(async move { call_again(&shared, &target, &stop, retry).await }),
             });
@@ -412,9 +415,18 @@ async fn permit<'a>(
 
 async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, retry: Retry) -> Done {
     let later = |shared: &Shared| shared.steady.now_micros() + RETRY_READ_MICROS;
-    let delivery = match find(shared, target, &retry).await {
-        Ok(Some(delivery)) => delivery,
-        Ok(None) => return Done::NoneLeft { turn: retry.turn, through: retry.through },
+    let found = match &target.batch {
+        Some(batch) => batch::find(shared, target, batch, &retry).await,
+        None => find(shared, target, &retry).await.map(|delivery| match delivery {
+            Some(delivery) => Found::Delivery(delivery),
+            None => Found::None,
+        }),
+    };
+    let delivery = match found {
+        Ok(Found::Delivery(delivery)) => delivery,
+        Ok(Found::None) => return Done::NoneLeft { turn: retry.turn, through: retry.through },
+        Ok(Found::Formed(row)) => return Done::Formed { row },
+        Ok(Found::Later(again_at)) => return Done::Put { again_at, turn: retry.turn },
         Err(cause) => {
             let id = &target.row.id;
             warn!(webhook.id = %id, %cause, "webhook `{id}` can't read what it has to retry, will retry in 1s");
@@ -425,8 +437,43 @@ async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, 
         return Done::Put { again_at: later(shared), turn: retry.turn };
     };
     let attempt = attempt_of(&delivery, retry.position, retry.attempts);
-    let outcome = attempt::call(shared, &target.receiver, &delivery, attempt, target.replay_id()).await;
-    Done::Retry { delivery, started: retry.started, outcome }
+    match call(shared, target, stop, &delivery, attempt).await {
+        Some(outcome) => Done::Retry { delivery, started: retry.started, outcome },
+        None => Done::Put { again_at: later(shared), turn: retry.turn },
+    }
+}
+
+/// One attempt. A proxy that can't be used is waited for: that is no fault of the receiver. Nothing: it was stopped before.
+async fn call(
+    shared: &Shared,
+    target: &Target,
+    stop: &CancellationToken,
+    delivery: &Delivery,
+    attempt: i64,
+) -> Option<Outcome> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    loop {
+        let outcome = attempt::call(shared, &target.receiver, delivery, attempt, target.replay_id()).await;
+        if !outcome.is_of_proxy {
+            return Some(outcome);
+        }
+        let (id, wait) = (&target.row.id, backoff.next_wait());
+        warn!(webhook.id = %id, "webhook `{id}`: the proxy can't be used, will retry in {wait:?}; see `webhooks.proxy`");
+        if tokio::time::timeout(wait, stop.cancelled()).await.is_ok() {
+            return None;
+        }
+    }
+}
+
+/// What a turn has to do.
+pub(super) enum Found {
+    Delivery(Delivery),
+    /// Nothing is left of it.
+    None,
+    /// A batch, to be stored first.
+    Formed(DeliveryRow),
+    /// A batch may still grow until then.
+    Later(i64),
 }
 
 /// What a turn is about: its first event from its row's position on, with the frozen bytes if it is the one that was

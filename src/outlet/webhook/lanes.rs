@@ -66,6 +66,8 @@ pub(super) struct Rules {
     /// Calls in flight of this lane.
     pub(super) concurrency: usize,
     pub(super) on_exhausted: OnExhausted,
+    /// Events go in batches, which are put together when their turn comes.
+    pub(super) is_batched: bool,
     pub(super) pace: Arc<Mutex<Pace>>,
 }
 
@@ -179,6 +181,9 @@ impl Lanes {
     pub(super) fn take(&mut self, deliveries: impl IntoIterator<Item = Delivery>, covered: i64) {
         for delivery in deliveries {
             let position = delivery.position;
+            if self.rules.is_batched && !self.parked.contains_key(&delivery.turn) {
+                self.go_on(delivery.turn.clone(), position, 0, 0);
+            }
             let behind = self.parked.get_mut(&delivery.turn);
             self.window.push_back(Slot { position, settled: behind.is_some() });
             if let Some(parked) = behind {
@@ -214,11 +219,11 @@ impl Lanes {
             parked.is_called = true;
             let row = &parked.row;
             self.due.remove(&(row.next_attempt_at.unwrap_or(0), turn.clone()));
-            let (position, attempts) = (row.position, row.attempts);
+            let (position, attempts, batch) = (row.position, row.attempts, row.batch.clone().zip(row.through));
             self.retries_in_flight += 1;
             self.retried_last = true;
             self.pace().started(now);
-            return Some(Start::Retry(Retry { turn, position, attempts, through: self.read_to, started: now }));
+            return Some(Start::Retry(Retry { turn, position, attempts, through: self.read_to, batch, started: now }));
         }
         let delivery = if first_possible { self.ready.pop_front()? } else { return None };
         self.pace().started(now);
@@ -265,8 +270,15 @@ impl Lanes {
                 if outcome.error.is_some() {
                     self.fail(delivery, attempt, &outcome, now);
                 } else {
-                    self.go_on(delivery.turn, delivery.position + 1, now, 0);
+                    let next = delivery.last() + 1;
+                    self.go_on(delivery.turn, next, now, 0);
                 }
+            }
+            Done::Formed { row } => {
+                self.retries_in_flight -= 1;
+                self.pace().gave_back(now);
+                self.park(DeliveryRow { next_attempt_at: Some(now), ..row }, self.snapshots + 1);
+                self.wants_save = true;
             }
             Done::NoneLeft { turn, through } => {
                 self.retries_in_flight -= 1;
@@ -319,8 +331,9 @@ impl Lanes {
             self.changed.insert(asked.turn.clone());
         } else {
             let row = parked.row.clone();
+            let last = row.through.unwrap_or(row.position);
             self.discarded.push(row);
-            self.go_on(asked.turn.clone(), asked.position + 1, now, self.snapshots + 1);
+            self.go_on(asked.turn.clone(), last + 1, now, self.snapshots + 1);
         }
         true
     }
@@ -426,16 +439,19 @@ impl Lanes {
             self.failures = 0;
             self.last_success_at = Some(outcome.started_at);
         }
-        self.attempts.push(AttemptRow {
-            position: delivery.position,
+        let row = |position: i64, answer: Option<String>| AttemptRow {
+            position,
             attempt,
             started_at: outcome.started_at,
             duration_ms: outcome.duration_ms,
             status: outcome.status.map(i64::from),
             error: outcome.error.map(str::to_owned),
-            answer: outcome.answer.clone(),
+            answer,
             ..AttemptRow::default()
-        });
+        };
+        self.attempts.push(row(delivery.position, outcome.answer.clone()));
+        // What was answered stands with the first.
+        self.attempts.extend(delivery.batch.iter().skip(1).map(|position| row(*position, None)));
     }
 
     fn end(&mut self, status: Status, reason: String) {
@@ -479,14 +495,21 @@ impl Lanes {
             last_status: outcome.status.map(i64::from),
             last_error: outcome.error.map(str::to_owned),
             // Kept from the first failure on: later attempts read it from the row.
-            body: (attempts == 1).then(|| delivery.body.to_vec()),
+            body: (attempts == 1 && delivery.batch.is_empty()).then(|| delivery.body.to_vec()),
             ..DeliveryRow::default()
         };
         let saved = self.snapshots + 1;
         if next.is_none() && !is_held {
-            let (turn, position) = (row.turn.clone(), row.position);
+            let last = delivery.batch.last().copied().unwrap_or(row.position);
+            // Of a batch each event is dead by itself.
+            let others = delivery.batch.iter().skip(1).map(|position| DeliveryRow { position: *position, ..row.clone() });
+            self.dead.extend(others);
+            let turn = row.turn.clone();
             self.dead.push(row);
-            self.go_on(turn, position + 1, now, saved);
+            self.go_on(turn, last + 1, now, saved);
+        } else if let Some(last) = delivery.batch.last() {
+            let (batch, events) = (row.event_id.clone(), i64::try_from(delivery.batch.len()).ok());
+            self.park(DeliveryRow { batch, events, through: Some(*last), ..row }, saved);
         } else {
             self.park(row, saved);
         }

@@ -15,6 +15,7 @@
 
 mod attempt;
 mod attributes;
+mod batch;
 mod body;
 mod commands;
 mod consent;
@@ -24,6 +25,7 @@ mod dispatch;
 mod index;
 mod lanes;
 mod missed;
+mod oauth2;
 mod pace;
 mod preview;
 mod represent;
@@ -54,7 +56,7 @@ use crate::journal::{self, Journal};
 use crate::runtime::{Bell, Clock, Steady, Tasks};
 use crate::web::Site;
 use crate::web::auth::Auth;
-use crate::web::outgoing::{Outgoing, is_loopback};
+use crate::web::outgoing::{Egress, Outgoing, is_loopback};
 use crate::web::problem::{Kind, Problem};
 pub use body::Projection;
 use body::Renderer;
@@ -77,7 +79,15 @@ const TELL_EVERY_MICROS: i64 = 60 * 1_000_000;
 pub struct Config {
     /// Addresses, networks and hosts that the egress guard would refuse otherwise, and that may be called by http.
     pub allow: Vec<String>,
+    /// What is refused though it is public.
+    pub deny: Vec<String>,
     pub consent: Consent,
+    /// A private authority for receivers' certificates, beside the public ones. PEM.
+    pub ca_file: Option<PathBuf>,
+    /// What receivers are shown that ask for a certificate: certificate chain and key in one file. PEM.
+    pub client_cert_file: Option<PathBuf>,
+    /// `http://`, `https://` or `socks5://`: the way out.
+    pub proxy: Option<String>,
     /// Base64 of 32 bytes.
     pub sealing_key: Option<String>,
     /// A file that holds it. With a SQLite journal it is made on the first start.
@@ -88,10 +98,37 @@ impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
             .field("allow", &self.allow)
+            .field("deny", &self.deny)
+            .field("ca_file", &self.ca_file)
+            .field("client_cert_file", &self.client_cert_file)
+            .field("proxy", &self.proxy.as_ref().map(|_| "***"))
             .field("consent", &self.consent)
             .field("sealing_key", &self.sealing_key.as_ref().map(|_| "***"))
             .field("sealing_key_file", &self.sealing_key_file)
             .finish()
+    }
+}
+
+impl Config {
+    /// The way to receivers.
+    ///
+    /// # Errors
+    /// A sentence that names the key and what is wrong.
+    pub fn outgoing(&self) -> Result<Outgoing, String> {
+        let read = |name: &str, path: &Option<PathBuf>| match path {
+            Some(path) => match std::fs::read(path) {
+                Ok(pem) => Ok(Some(pem)),
+                Err(cause) => Err(format!("`webhooks.{name}`: {}: {cause}", path.display())),
+            },
+            None => Ok(None),
+        };
+        Outgoing::with(&Egress {
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+            authorities: read("ca_file", &self.ca_file)?,
+            identity: read("client_cert_file", &self.client_cert_file)?,
+            proxy: self.proxy.clone(),
+        })
     }
 }
 
@@ -124,6 +161,19 @@ pub enum Error {
     Journal(#[from] journal::Error),
 }
 
+/// Makes a selection set on `Event` ready, or says what is wrong with it.
+pub type Project = Box<dyn Fn(&str) -> Result<Projection, String> + Send + Sync>;
+
+/// What webhooks need of others.
+pub struct Surroundings {
+    pub catalogue: Arc<Catalogue>,
+    pub outgoing: Outgoing,
+    pub clock: Clock,
+    pub auth: Auth,
+    pub tasks: Tasks,
+    pub project: Project,
+}
+
 /// The webhooks of a gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Webhooks {
@@ -143,6 +193,7 @@ struct Shared {
     sealer: Sealer,
     consent: Consent,
     tasks: Tasks,
+    project: Project,
     /// Rung when a webhook was registered, changed or removed.
     changed: Bell,
     /// Which ones, and whether they are new.
@@ -150,6 +201,7 @@ struct Shared {
     /// Stops the lanes of a webhook.
     stops: Mutex<HashMap<String, CancellationToken>>,
     tail: Tail,
+    tokens: oauth2::Tokens,
     /// When an event of a kind was journaled about a webhook last.
     told: Mutex<HashMap<(String, &'static str), i64>>,
     calls: Semaphore,
@@ -215,13 +267,10 @@ impl Webhooks {
     pub async fn open(
         config: &Config,
         journal: Journal,
-        catalogue: Arc<Catalogue>,
-        outgoing: Outgoing,
         site: &Site,
-        clock: Clock,
-        auth: Auth,
-        tasks: &Tasks,
+        surroundings: Surroundings,
     ) -> Result<Self, Error> {
+        let Surroundings { catalogue, outgoing, clock, auth, tasks, project } = surroundings;
         let shared = Shared {
             sealer: find_key(config, journal.url(), &journal).await?,
             journal,
@@ -233,11 +282,13 @@ impl Webhooks {
             authority: site.authority.clone(),
             auth,
             consent: config.consent,
-            tasks: tasks.clone(),
+            tasks,
+            project,
             changed: Bell::default(),
             changes: Mutex::default(),
             stops: Mutex::default(),
             tail: Tail::default(),
+            tokens: oauth2::Tokens::default(),
             told: Mutex::default(),
             calls: Semaphore::new(CALLS_IN_FLIGHT_MAX),
             calls_of_suspects: Semaphore::new(CALLS_OF_SUSPECTS_MAX),
@@ -302,19 +353,20 @@ impl Shared {
         Some(visible.and_dialects(Arc::new(dialects)))
     }
 
+    /// Nothing if its selection can't be used.
     fn renderer(&self, definition: &Definition) -> Option<Renderer> {
         Some(Renderer {
             format: definition.format,
             public_url: self.public_url.clone(),
             journal_id: self.journal.id().to_owned(),
-            projection: None,
+            projection: definition.query.as_deref().map(|query| (self.project)(query)).transpose().ok()?,
         })
     }
 
     fn check_query(&self, definition: &Definition) -> Result<(), Problem> {
-        match &definition.query {
-            None => Ok(()),
-            Some(_) => Err(Problem::new(Kind::Unprocessable, "`query` is not known to this version; leave it out")),
+        match definition.query.as_deref().map(|query| (self.project)(query)) {
+            None | Some(Ok(_)) => Ok(()),
+            Some(Err(cause)) => Err(Problem::new(Kind::Unprocessable, format!("`query`: {cause}"))),
         }
     }
 

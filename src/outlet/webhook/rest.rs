@@ -388,7 +388,7 @@ async fn check_address(shared: &Shared, attribute: &str, url: &Url) -> Result<()
     shared.outgoing.check(url).await.map_err(|refused| {
         let kind = match refused {
             Refused::Url(_) | Refused::Credentials => Kind::Unprocessable,
-            Refused::Plain | Refused::Address { .. } => Kind::ForbiddenAddress,
+            Refused::Plain | Refused::Address { .. } | Refused::Denied { .. } => Kind::ForbiddenAddress,
         };
         Problem::new(kind, format!("`{attribute}`: {refused}"))
     })

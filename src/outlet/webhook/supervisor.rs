@@ -15,9 +15,9 @@ use super::index::Index;
 use super::pace::Pace;
 use super::tail::ENTRIES_MAX;
 use super::target::{self, Target};
-use super::{Shared, definition_of};
+use super::{Shared, consent, definition_of};
 use crate::filter::{Filter, Selection};
-use crate::journal::webhooks::{Status, WebhookRow};
+use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
 use crate::journal::{Columns, Error, Range};
 use crate::runtime::{Backoff, Bell, Tasks};
 
@@ -61,6 +61,8 @@ struct Supervisor {
     /// Webhooks that changed while a lane of their former self still ends.
     waiting: HashSet<String>,
     unusable: HashSet<(String, i64)>,
+    /// Whose receivers were asked for consent, or are being asked.
+    asked: HashSet<String>,
     ended: mpsc::UnboundedSender<Ended>,
     /// Everything, also our own events.
     everything: Selection,
@@ -80,6 +82,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, tasks: Tasks) {
         next_number: 0,
         waiting: HashSet::new(),
         unusable: HashSet::new(),
+        asked: HashSet::new(),
         ended,
     };
     let (mut changed, mut bell) = (shared.changed.clone(), shared.journal.bell());
@@ -160,14 +163,50 @@ impl Supervisor {
         }
         for row in rows {
             let is_exceptional = busy.contains(&row.id);
+            let row = self.judge(row).await?;
+            if row.status == Status::Pending && row.status_reason.as_deref() == Some(consent::ASKING) && !self.is_known(&row) {
+                // Nobody is asking any more: that was another process, or this one before it was stopped.
+                consent::ask_later(&self.shared, row.clone());
+            }
             self.take(row, is_exceptional);
         }
         Ok(())
     }
 
+    fn is_known(&mut self, row: &WebhookRow) -> bool {
+        !self.asked.insert(row.id.clone())
+    }
+
+    /// A selection that the catalogue broke holds its webhook, and one that fits again lets it go on.
+    async fn judge(&self, row: WebhookRow) -> Result<WebhookRow, Error> {
+        if !matches!(row.status, Status::Active | Status::SelectionInvalid) {
+            return Ok(row);
+        }
+        let fault = self.shared.check_query(&definition_of(&row)).err().map(|problem| problem.detail);
+        let (status, what) = match (&fault, row.status) {
+            (Some(_), Status::Active) => (Status::SelectionInvalid, "postern.webhook.selection_invalid"),
+            (None, Status::SelectionInvalid) => (Status::Active, "postern.webhook.resumed"),
+            _ => return Ok(row),
+        };
+        if let Some(fault) = &fault {
+            error!(webhook.id = %row.id, "webhook `{}` is held, nothing is lost: {fault}", row.id);
+        }
+        let read_at = row.updated_at;
+        let updated_at = self.shared.clock.now_micros().max(read_at + 1);
+        let row = WebhookRow { status, status_reason: fault, updated_at, ..row };
+        let notices = vec![Notice::new(&row, what, row.status_reason.clone())];
+        let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at }];
+        match self.shared.journal.change_webhook(Change { edits, notices }).await {
+            // Another process was faster: it is looked at again soon.
+            Ok(()) | Err(Error::Stale) => Ok(row),
+            Err(cause) => Err(cause),
+        }
+    }
+
     /// Takes in what this process changed.
     async fn look_at_changed(&mut self) -> Result<(), Error> {
         for (id, is_new) in self.shared.take_changes() {
+            self.asked.insert(id.clone());
             match self.shared.journal.webhook(&id).await {
                 Ok(Some(row)) => self.take(row, !is_new),
                 Ok(None) => self.forget(&id),

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::Shared;
 use super::attempt::{Delivery, Receiver};
 use super::body::Renderer;
-use super::definition::{Definition, OnExhausted, Ordering};
+use super::definition::{Batch, Definition, OnExhausted, Ordering};
 use super::lanes::Rules;
 use super::pace::Pace;
 use crate::event::Entry;
@@ -27,7 +28,8 @@ pub(super) struct Target {
     pub(super) selection: Selection,
     pub(super) receiver: Receiver,
     pub(super) rules: Rules,
-    renderer: Renderer,
+    pub(super) batch: Option<Batch>,
+    pub(super) renderer: Renderer,
     ordering: Ordering,
 }
 
@@ -59,12 +61,15 @@ impl Target {
             schedule: definition.schedule(),
             concurrency: if replay.is_some() { (concurrency / REPLAY_SHARE).max(1) } else { concurrency },
             on_exhausted: if replay.is_some() { OnExhausted::Skip } else { definition.on_exhausted },
+            is_batched: definition.batch.is_some(),
             pace,
         };
         let renderer = shared.renderer(&definition)?;
         Some(Self {
             receiver: Receiver::new(shared, &row, &definition, secrets, &renderer)?,
-            ordering: definition.ordering,
+            // One batch after the other.
+            ordering: if definition.batch.is_some() { Ordering::Strict } else { definition.ordering },
+            batch: definition.batch,
             row,
             replay,
             selection,
@@ -86,7 +91,8 @@ impl Target {
             key: entry.event.key(),
             turn: self.ordering.turn(entry),
             headers: self.renderer.headers(entry),
-            body: self.renderer.body(entry),
+            body: if self.batch.is_some() { Bytes::new() } else { self.renderer.body(entry) },
+            batch: Vec::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! became of it.
 
 use super::attempt::{Delivery, Outcome};
+use crate::journal::deliveries::DeliveryRow;
 
 /// A turn in the retry lane: the bytes of its row if it was tried before, else its next event.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(super) struct Retry {
     pub(super) attempts: i64,
     /// Later events are not passed yet.
     pub(super) through: i64,
+    /// Of a batch that was formed: its id and its last position.
+    pub(super) batch: Option<(String, i64)>,
     pub(super) started: i64,
 }
 
@@ -48,6 +51,10 @@ pub(super) enum Done {
     Put {
         turn: String,
         again_at: i64,
+    },
+    /// A batch was put together, and has to be stored before it is sent.
+    Formed {
+        row: DeliveryRow,
     },
     /// The dispatch is stopping.
     NotStarted,

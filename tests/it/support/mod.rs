@@ -178,7 +178,9 @@ pub fn event(n: i64) -> Event {
 
 /// Which event has this id.
 pub fn number(id: &str) -> i64 {
-    id.strip_prefix("00000000-0000-7000-8000-").and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{id} is none of ours"))
+    id.strip_prefix("00000000-0000-7000-8000-")
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("{id} is none of ours"))
 }
 
 pub fn events(range: std::ops::RangeInclusive<i64>) -> Vec<Event> {

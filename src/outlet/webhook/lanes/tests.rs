@@ -37,7 +37,7 @@ fn delivery_of(position: i64) -> Delivery {
 
 fn lanes_of(row: &WebhookRow, failing: Vec<DeliveryRow>, schedule: &[Duration], concurrency: usize) -> Lanes {
     let pace = Arc::new(Mutex::new(Pace::new(concurrency, &[], schedule)));
-    let rules = Rules { schedule: schedule.to_vec(), concurrency, on_exhausted: OnExhausted::Skip, pace };
+    let rules = Rules { schedule: schedule.to_vec(), concurrency, on_exhausted: OnExhausted::Skip, is_batched: false, pace };
     Lanes::new(row, row.cursor, failing, rules, 0)
 }
 
@@ -266,7 +266,10 @@ fn a_receiver_that_is_down_gets_single_calls_and_nothing_new_is_read() {
     let mut calls = 0;
     let (after, room) = lanes.room().expect("room");
     let last = after + i64::try_from(room).expect("small");
-    lanes.take((after + 1..=last).map(|position| Delivery { turn: position.to_string(), ..delivery_of(position) }), last);
+    lanes.take(
+        (after + 1..=last).map(|position| Delivery { turn: position.to_string(), ..delivery_of(position) }),
+        last,
+    );
     while let Some((delivery, started)) = first(&mut lanes, 0) {
         calls += 1;
         let outcome = Outcome { error: Some("connect"), ..Outcome::default() };
