@@ -149,16 +149,13 @@ impl Journal {
         Ok(rows.into_iter().map(Listed::with_key).collect())
     }
 
-    /// How many events of the live lane did not arrive or are failing, and the first position that is not through.
+    /// How many events are dead at a webhook.
     ///
     /// # Errors
     /// The database.
-    pub async fn exceptions_summary(&self, webhook: &str) -> Result<(i64, Option<i64>), Error> {
-        let sql = "select cast(coalesce(sum(case when event_id is null or status = 'discarded' then 0 \
-                   else coalesce(events, 1) end), 0) as bigint), \
-                   min(case when status in ('failing', 'held') then position end) \
-                   from deliveries where webhook = $1 and replay = ''";
-        Ok(select!(self.db(), query_as.fetch_one, sql, webhook))
+    pub async fn count_all_dead(&self, webhook: &str) -> Result<i64, Error> {
+        let sql = "select count(*) from deliveries where webhook = $1 and replay = '' and status = 'dead'";
+        Ok(select!(self.db(), query_scalar.fetch_one, sql, webhook))
     }
 
     /// The bytes to repeat for an exception: of the lane, or where a replay has none, of the live one.

@@ -257,7 +257,9 @@ pub fn is_loopback(url: &Url) -> bool {
 
 fn read_proxy(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https" | "socks5") && url.has_host());
-    url.ok_or_else(|| "`webhooks.proxy` must be a URL with http, https or socks5, such as http://proxy.internal:3128".into())
+    url.ok_or_else(|| {
+        "`webhooks.proxy` must be a URL with http, https or socks5, such as http://proxy.internal:3128".into()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that makes clients")]

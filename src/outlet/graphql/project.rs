@@ -77,7 +77,9 @@ fn check_aggregates(document: &ExecutableDocument) -> Result<(), String> {
                             && !OF_AGGREGATE.contains(&field.node.name.node.as_str())
                         {
                             let name = &field.node.name.node;
-                            return Err(format!("`aggregate` {{ {name} }} changes with time: only id, type and key can be selected"));
+                            return Err(format!(
+                                "`aggregate` {{ {name} }} changes with time: only id, type and key can be selected"
+                            ));
                         }
                     }
                 }

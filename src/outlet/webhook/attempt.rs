@@ -277,7 +277,8 @@ fn is_of_proxy(error: &reqwest::Error) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(inner) = cause {
         let text = inner.to_string();
-        if ["tunnel error", "proxy", "socks"].iter().any(|word| text.starts_with(word)) || text.contains("socks proxy") {
+        if ["tunnel error", "proxy", "socks"].iter().any(|word| text.starts_with(word)) || text.contains("socks proxy")
+        {
             return true;
         }
         cause = inner.source();

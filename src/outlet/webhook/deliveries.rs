@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
+use super::definition::Ordering;
 use super::rest::{Shown, own};
 use super::{Shared, commands, definition_of, target};
 use crate::event::{Cursor, Entry, Micros};
@@ -167,10 +168,14 @@ impl Look<'_> {
         let Self { shared, client, row, .. } = self;
         let failing = shared.journal.failing(&row.id, "").await?;
         let by_turn: HashMap<&str, &DeliveryRow> = failing.iter().map(|row| (row.turn.as_str(), row)).collect();
-        let definition = definition_of(row);
-        let Some(selection) = shared.selection(row, &definition) else { return Ok((Vec::new(), None)) };
+        let Some(selection) = shared.selection(row, &definition_of(row)) else { return Ok((Vec::new(), None)) };
         let first = failing.iter().map(|row| row.position - 1).min().map_or(row.cursor, |first| first.min(row.cursor));
-        let waiting = |entry: &&Entry| match by_turn.get(definition.ordering.turn(entry).as_str()) {
+        let of = |entry: &Entry| {
+            // Rows from before an edit have turns of another ordering.
+            let orderings = [Ordering::Key, Ordering::Strict, Ordering::None];
+            orderings.into_iter().find_map(|ordering| by_turn.get(ordering.turn(entry).as_str()))
+        };
+        let waiting = |entry: &&Entry| match of(entry) {
             Some(row) if row.attempts == 0 => entry.position >= row.position,
             Some(row) => entry.position > row.position,
             None => entry.position > row.cursor,

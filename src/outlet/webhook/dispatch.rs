@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::attempt::{self, Delivery, Outcome};
 use super::batch;
+use super::definition::Ordering;
 use super::lanes::Lanes;
 use super::target::Target;
 use super::turn::{Done, Retry, Start, attempt_of};
@@ -496,9 +497,10 @@ async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<
             return Ok(None);
         };
         let mut delivery = target.delivery(entry);
-        if delivery.turn != *turn || !target.owes(shared, entry) {
+        if Ordering::of_turn(turn).turn(entry) != *turn || !target.owes(shared, entry) {
             continue;
         }
+        delivery.turn.clone_from(turn);
         if was_tried
             && entry.position == *position
             && let Some(body) = shared.journal.frozen_body(&target.row.id, target.replay_id(), *position).await?

@@ -502,7 +502,8 @@ impl Lanes {
         if next.is_none() && !is_held {
             let last = delivery.batch.last().copied().unwrap_or(row.position);
             // Of a batch each event is dead by itself.
-            let others = delivery.batch.iter().skip(1).map(|position| DeliveryRow { position: *position, ..row.clone() });
+            let others =
+                delivery.batch.iter().skip(1).map(|position| DeliveryRow { position: *position, ..row.clone() });
             self.dead.extend(others);
             let turn = row.turn.clone();
             self.dead.push(row);

@@ -1,8 +1,6 @@
 //! What webhooks have not got of entries that are about to be purged.
 
-use super::definition::Ordering;
-use super::target::aggregate_of;
-use super::{Webhooks, definition_of};
+use super::{Webhooks, definition_of, target};
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{Error, Missed, Order, Range};
 
@@ -29,8 +27,7 @@ impl Webhooks {
 
     async fn missed_by(&self, row: &WebhookRow, through: i64) -> Result<Option<Missed>, Error> {
         let journal = &self.shared.journal;
-        let definition = definition_of(row);
-        let Some(selection) = self.shared.selection(row, &definition) else { return Ok(None) };
+        let Some(selection) = self.shared.selection(row, &definition_of(row)) else { return Ok(None) };
         let first = journal.head().await?.oldest;
         let stretch = |after: i64, through: i64| Range { after, through: Some(through), order: Order::Ascending };
         let (mut from, mut count) = (row.cursor.max(first - 1) + 1, 0);
@@ -40,14 +37,7 @@ impl Webhooks {
         for failing in journal.failing(&row.id, "").await?.iter().take_while(|failing| failing.position <= through) {
             let after = failing.position.max(first) - 1;
             let through = row.cursor.min(through);
-            let found = match definition.ordering {
-                Ordering::Key => {
-                    let of_key = selection.and(&aggregate_of(&failing.turn));
-                    journal.count(&of_key, stretch(after, through), i64::MAX).await?
-                }
-                Ordering::Strict => journal.count(&selection, stretch(after, through), i64::MAX).await?,
-                Ordering::None => i64::from(failing.position <= through),
-            };
+            let found = target::count_behind(&self.shared, &selection, &failing.turn, after + 1, through).await?;
             if found > 0 {
                 (from, count) = (from.min(after + 1), count + found);
             }

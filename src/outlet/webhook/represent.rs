@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
-use super::{Shared, definition_of};
+use super::{Shared, definition_of, target};
 use crate::event::{Cursor, Micros};
 use crate::journal::replays::ReplayRow;
 use crate::journal::webhooks::{Status, WebhookRow};
@@ -64,10 +64,27 @@ pub(super) async fn reached(shared: &Shared, row: &WebhookRow) -> Result<i64, Er
     Ok(page.entries.first().map_or(page.covered, |entry| entry.position - 1))
 }
 
+/// Turns whose followers are counted one by one; of the others one event each.
+const COUNTED_MAX: usize = 20;
+
+/// How many events up to its cursor have not arrived and were not given up by their owner, and the first position that is
+/// still to come.
+async fn undelivered(shared: &Shared, row: &WebhookRow) -> Result<(i64, Option<i64>), Error> {
+    let failing = shared.journal.failing(&row.id, "").await?;
+    let mut count = shared.journal.count_all_dead(&row.id).await?;
+    let Some(selection) = shared.selection(row, &definition_of(row)) else { return Ok((count, None)) };
+    for failing in failing.iter().take(COUNTED_MAX) {
+        let through = row.cursor.max(failing.through.unwrap_or(failing.position));
+        count += target::count_behind(shared, &selection, &failing.turn, failing.position, through).await?;
+    }
+    count += i64::try_from(failing.len().saturating_sub(COUNTED_MAX)).unwrap_or(i64::MAX);
+    Ok((count, failing.first().map(|row| row.position)))
+}
+
 pub(super) async fn represent(shared: &Shared, row: &WebhookRow) -> Result<Value, Problem> {
     let head = shared.journal.head().await?;
     let reached = reached(shared, row).await?;
-    let (undelivered, first_failing) = shared.journal.exceptions_summary(&row.id).await?;
+    let (undelivered, first_failing) = undelivered(shared, row).await?;
     let cursor = |position: i64| Cursor::new(shared.journal.id(), position).to_string();
     let (status, status_reason) = shown_status(shared, row);
     let through = first_failing.map_or(reached, |failing| reached.min(failing - 1));

@@ -164,7 +164,10 @@ impl Supervisor {
         for row in rows {
             let is_exceptional = busy.contains(&row.id);
             let row = self.judge(row).await?;
-            if row.status == Status::Pending && row.status_reason.as_deref() == Some(consent::ASKING) && !self.is_known(&row) {
+            if row.status == Status::Pending
+                && row.status_reason.as_deref() == Some(consent::ASKING)
+                && !self.is_known(&row)
+            {
                 // Nobody is asking any more: that was another process, or this one before it was stopped.
                 consent::ask_later(&self.shared, row.clone());
             }

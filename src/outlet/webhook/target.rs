@@ -115,7 +115,7 @@ impl Target {
     /// What may be part of a turn from a position on, and up to where.
     pub(super) fn of_turn(&self, turn: &str, position: i64, through: i64) -> (Selection, i64) {
         let through = self.replay.as_ref().map_or(through, |replay| through.min(replay.through));
-        match self.ordering {
+        match Ordering::of_turn(turn) {
             Ordering::Key => (self.selection.and(&aggregate_of(turn)), through),
             Ordering::Strict => (self.selection.clone(), through),
             Ordering::None => (self.selection.clone(), position),
@@ -143,10 +143,36 @@ impl Ordering {
             Self::None => entry.position.to_string(),
         }
     }
+
+    /// Which one a turn was made by, perhaps before an edit: keys have a slash.
+    pub(super) fn of_turn(turn: &str) -> Self {
+        match turn {
+            "" => Self::Strict,
+            key if key.contains('/') => Self::Key,
+            _ => Self::None,
+        }
+    }
+}
+
+/// How many events, between a row's position and another one, stand at or behind the row of a turn.
+pub(super) async fn count_behind(
+    shared: &Shared,
+    selection: &Selection,
+    turn: &str,
+    from: i64,
+    through: i64,
+) -> Result<i64, Error> {
+    let range = Range { after: from - 1, through: Some(through), order: Order::Ascending };
+    let of_turn = match Ordering::of_turn(turn) {
+        Ordering::Key => selection.and(&aggregate_of(turn)),
+        Ordering::Strict => selection.clone(),
+        Ordering::None => return Ok(i64::from(from <= through)),
+    };
+    if from > through { Ok(0) } else { shared.journal.count(&of_turn, range, i64::MAX).await }
 }
 
 /// A filter for the events of a key; an id that ends with `*` makes it let more through.
-pub(super) fn aggregate_of(key: &str) -> Filter {
+fn aggregate_of(key: &str) -> Filter {
     let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let (aggregate_type, aggregate_id) = key.split_once('/').unwrap_or((key, ""));
     Filter {

@@ -37,7 +37,8 @@ fn delivery_of(position: i64) -> Delivery {
 
 fn lanes_of(row: &WebhookRow, failing: Vec<DeliveryRow>, schedule: &[Duration], concurrency: usize) -> Lanes {
     let pace = Arc::new(Mutex::new(Pace::new(concurrency, &[], schedule)));
-    let rules = Rules { schedule: schedule.to_vec(), concurrency, on_exhausted: OnExhausted::Skip, is_batched: false, pace };
+    let rules =
+        Rules { schedule: schedule.to_vec(), concurrency, on_exhausted: OnExhausted::Skip, is_batched: false, pace };
     Lanes::new(row, row.cursor, failing, rules, 0)
 }
 
