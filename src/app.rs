@@ -84,6 +84,7 @@ impl Gateway {
             auth: auth.clone(),
             tasks: tasks.clone(),
             project: Box::new(move |selection| projector.projection(selection)),
+            topic: topics(&feeds),
         };
         let webhooks = Webhooks::open(&config.webhooks, journal.clone(), &site, surroundings).await?;
         feeds.run(&tasks);
@@ -173,6 +174,19 @@ async fn open_journal(config: &journal::Config, clock: &Clock, tasks: &Tasks) ->
             }
         }
     }
+}
+
+/// The feeds that webhooks may be subscriptions to.
+fn topics(feeds: &Feeds) -> webhook::Topics {
+    let feeds = feeds.clone();
+    Box::new(move |url| {
+        let topic = feeds.topic(url)?;
+        Some(webhook::Topic {
+            filter: topic.filter().clone(),
+            content_type: topic.content_type(),
+            document: Arc::new(move |entries| topic.document(entries)),
+        })
+    })
 }
 
 /// What GraphQL shows of the other rooms.

@@ -32,3 +32,4 @@ mod retention;
 mod sources;
 mod tail;
 mod webhooks;
+mod websub;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use postern::event::Event;
 
 use crate::support::receiver::{Answer, Call, Receiver};
-use crate::support::{Engine, Gateway, event, events, json, number, wait_for};
+use crate::support::webhooks::{caught_up, deliveries, get, numbers, ok, own_path, put, register};
+use crate::support::{Engine, Gateway, event, events, json, wait_for};
 
 macro_rules! on_both_engines {
     ($($name:ident)*) => {
@@ -39,48 +40,6 @@ on_both_engines! {
     a_410_disables_and_the_refused_event_comes_first_after_resume
     a_restart_goes_on_where_it_was
     a_webhook_is_registered_shown_replaced_and_deleted
-}
-
-async fn register(gateway: &Gateway, body: Value) -> Value {
-    let response = gateway.post_json("/webhooks", &body).await;
-    assert_eq!(response.status(), 201, "{}", response.text().await.unwrap());
-    json(response).await
-}
-
-async fn get(gateway: &Gateway, path: &str) -> Value {
-    serde_json::from_str(&gateway.get_text(path).await).unwrap()
-}
-
-fn own_path(webhook: &Value) -> String {
-    format!("/webhooks/{}", webhook["id"].as_str().unwrap())
-}
-
-async fn deliveries(gateway: &Gateway, webhook: &Value, status: &str) -> Vec<Value> {
-    let path = format!("{}/deliveries?status={status}", own_path(webhook));
-    get(gateway, &path).await["items"].as_array().unwrap().clone()
-}
-
-async fn put(gateway: &Gateway, path: &str, headers: &[(&str, &str)], body: &Value) -> reqwest::Response {
-    let request = gateway.client().put(gateway.url(path)).header("content-type", "application/json");
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-    request.body(body.to_string()).send().await.unwrap()
-}
-
-fn numbers(items: &[Value]) -> Vec<i64> {
-    items.iter().map(|item| number(item["eventId"].as_str().unwrap())).collect()
-}
-
-async fn caught_up(gateway: &Gateway, webhook: &Value) {
-    let path = own_path(webhook);
-    wait_for("the cursor to reach the head", || async {
-        let shown = get(gateway, &path).await;
-        (shown["lag"] == 0 && shown["undelivered"] == 0).then_some(())
-    })
-    .await;
-}
-
-fn ok(_: &Call) -> Answer {
-    Answer::Status(204)
 }
 
 async fn every_matching_event_arrives_signed_once_and_in_order(engine: Engine) {

@@ -35,7 +35,8 @@ pub fn render(xml: &mut String, names: &Names, document: &Document<'_>) {
     for (relation, url) in document.links {
         xml.push_str("<link rel=\"");
         xml.push_str(relation);
-        xml.push_str("\" type=\"application/atom+xml\" href=\"");
+        // A hub is no feed.
+        xml.push_str(if *relation == "hub" { "\" href=\"" } else { "\" type=\"application/atom+xml\" href=\"" });
         push_text(xml, url);
         xml.push_str("\"/>\n");
     }

@@ -63,6 +63,9 @@ pub(super) async fn head(
     let selection = state.selection.and(&query.filter);
     let mut read = journal.read(&selection, range, limit, query.columns()).await?;
     let mut links = vec![("self", head_url(feeds, feed, query)), ("current", head_url(feeds, feed, query))];
+    if query.is_plain() {
+        links.push(("hub", feeds.hub_url()));
+    }
     match border {
         // Pages hold other events, too, or are being cut: the older ones follow from the beginning.
         _ if query.is_filtered() || !is_complete => {

@@ -14,7 +14,15 @@ struct Feed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     next_url: Option<&'a str>,
     authors: [Author<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hubs: Option<[Hub<'a>; 1]>,
     items: Vec<Item<'a>>,
+}
+
+#[derive(Serialize)]
+struct Hub<'a> {
+    r#type: &'static str,
+    url: &'a str,
 }
 
 #[derive(Serialize)]
@@ -45,6 +53,7 @@ pub fn feed(names: &Names, document: &Document<'_>) -> String {
         feed_url: document.link("self"),
         next_url: document.link("next").or(document.link("next-archive")),
         authors: [Author { name: &names.authority }],
+        hubs: document.link("hub").map(|url| [Hub { r#type: "WebSub", url }]),
         items: document.entries.iter().map(|entry| item(names, entry, document.embed)).collect(),
     };
     serde_json::to_string(&feed).expect("only JSON is journaled")

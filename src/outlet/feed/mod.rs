@@ -14,6 +14,7 @@ mod query;
 mod reply;
 mod rss;
 mod stream;
+mod topic;
 mod view;
 
 use std::sync::Arc;

@@ -19,7 +19,10 @@ pub fn render(names: &Names, document: &Document<'_>) -> String {
     xml.push_str(&document.updated.to_http_date());
     xml.push_str("</lastBuildDate>\n<generator>Postern</generator>\n");
     for (relation, url) in document.links {
-        let _ = write!(xml, "<atom:link rel=\"{relation}\" type=\"{}\" href=\"", Format::Rss.media_type());
+        let _ = match *relation {
+            "hub" => write!(xml, "<atom:link rel=\"hub\" href=\""),
+            _ => write!(xml, "<atom:link rel=\"{relation}\" type=\"{}\" href=\"", Format::Rss.media_type()),
+        };
         push_text(&mut xml, url);
         xml.push_str("\"/>\n");
     }

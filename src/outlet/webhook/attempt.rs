@@ -38,6 +38,8 @@ const USER_AGENT: &str = concat!("Postern/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Receiver {
     pub(super) url: Url,
     signer: Signer,
+    /// Of a subscription: its hub and its topic.
+    links: Option<String>,
     /// What all of its calls carry.
     pub(super) headers: HeaderMap,
     pub(super) auth: Option<Auth>,
@@ -73,7 +75,11 @@ impl Receiver {
         if let Some(rate) = definition.rate_per_minute() {
             headers.insert(REQUEST_RATE, rate.into());
         }
-        Some(Self { url: row.url.parse().ok()?, signer, headers, auth: secrets.auth })
+        let links = definition.websub.as_ref().map(|subscription| {
+            let (hub, topic) = (&shared.public_url, &subscription.topic);
+            format!("<{hub}/websub>; rel=\"hub\", <{topic}>; rel=\"self\"")
+        });
+        Some(Self { url: row.url.parse().ok()?, signer, headers, links, auth: secrets.auth })
     }
 }
 
@@ -230,7 +236,7 @@ pub(super) fn headers(
         (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
         (HeaderName::from_static("webhook-sequence"), delivery.last().to_string()),
         (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
-        (header::LINK, via),
+        (header::LINK, receiver.links.clone().unwrap_or(via)),
     ];
     let key = (!delivery.key.is_empty()).then(|| (HeaderName::from_static("webhook-key"), delivery.key.clone()));
     let replay = (!replay.is_empty()).then(|| (HeaderName::from_static("webhook-replay"), replay.to_owned()));

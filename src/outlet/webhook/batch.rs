@@ -49,7 +49,7 @@ async fn form(shared: &Shared, target: &Target, batch: &Batch, retry: &Retry) ->
         batch: Some(format!("batch-{}", uuid::Uuid::now_v7())),
         through: Some(last.position),
         events: i64::try_from(entries.len()).ok(),
-        body: Some(target.renderer.batch(entries.iter()).to_vec()),
+        body: Some(target.renderer.batch(&entries).to_vec()),
         ..DeliveryRow::default()
     }))
 }

@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::definition::Format;
+use super::websub::Topic;
 use crate::event::{CloudEvent, Cursor, Entry};
 
 /// What is not written as it is in the header of a CloudEvents attribute (HTTP binding, section 3.1.3.2).
@@ -24,6 +25,8 @@ pub(super) struct Renderer {
     pub(super) public_url: String,
     pub(super) journal_id: String,
     pub(super) projection: Option<Projection>,
+    /// Of a subscription.
+    pub(super) topic: Option<Topic>,
 }
 
 impl Renderer {
@@ -32,6 +35,7 @@ impl Renderer {
             Format::Standard | Format::CloudeventsBinary | Format::Thin => "application/json",
             Format::Cloudevents => "application/cloudevents+json",
             Format::CloudeventsBatch => "application/cloudevents-batch+json",
+            Format::Websub => self.topic.as_ref().map_or("application/atom+xml", |topic| topic.content_type),
         }
     }
 
@@ -47,6 +51,7 @@ impl Renderer {
                 serde_json::to_vec(&event).expect("journaled data is JSON").into()
             }
             Format::Standard => standard(entry, data),
+            Format::Websub => self.batch(std::slice::from_ref(entry)),
             Format::Thin => {
                 let cursor = Cursor::new(&self.journal_id, entry.position - 1);
                 let links = json!({
@@ -59,9 +64,12 @@ impl Renderer {
     }
 
     /// The body for several events.
-    pub(super) fn batch<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Bytes {
+    pub(super) fn batch(&self, entries: &[Entry]) -> Bytes {
+        if let Some(topic) = &self.topic {
+            return (topic.document)(entries);
+        }
         let mut body = b"[".to_vec();
-        for (n, entry) in entries.enumerate() {
+        for (n, entry) in entries.iter().enumerate() {
             if n > 0 {
                 body.push(b',');
             }
@@ -120,7 +128,7 @@ mod tests {
         };
         let entry = Entry { position: 7, event, ..Entry::default() };
         let (public_url, journal_id) = ("https://g.example".to_owned(), "00000000".to_owned());
-        let renderer = Renderer { format, public_url, journal_id, projection: None };
+        let renderer = Renderer { format, public_url, journal_id, projection: None, topic: None };
         let headers = renderer.headers(&entry).into_iter();
         let headers = headers.map(|(name, value)| format!("{name}: {}", value.to_str().expect("ASCII")));
         (serde_json::from_slice(&renderer.body(&entry)).expect("JSON"), headers.collect())

@@ -9,6 +9,7 @@ use url::Url;
 use super::attributes as read;
 use super::secrets::Secrets;
 use super::signature::Profile;
+use super::websub::Subscription;
 use crate::filter::Filter;
 use crate::json::Plain;
 use crate::runtime::parse_duration;
@@ -18,7 +19,7 @@ const CONCURRENCY_DEFAULT: usize = 8;
 /// 11 attempts in about 3 days.
 const RETRY_DEFAULT: [&str; 10] = ["5s", "30s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"];
 /// Assigned by the server: accepted and ignored, so that what was read can be edited and sent back.
-const READ_ONLY: [&str; 11] = [
+const READ_ONLY: [&str; 12] = [
     "id",
     "status",
     "statusReason",
@@ -30,6 +31,7 @@ const READ_ONLY: [&str; 11] = [
     "deliveredThrough",
     "owner",
     "replay",
+    "websub",
 ];
 const WRITABLE: &str = "url, description, filter, filters, format, query, signature, secret, ordering, onExhausted, from, \
                         headers, auth, rate, concurrency, retry, batch";
@@ -54,6 +56,9 @@ pub(super) struct Definition {
     /// Waits such as `5s`, each checked.
     pub(super) retry: Vec<String>,
     pub(super) batch: Option<Batch>,
+    /// Written by the hub only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) websub: Option<Subscription>,
 }
 
 impl Default for Definition {
@@ -71,6 +76,7 @@ impl Default for Definition {
             concurrency: CONCURRENCY_DEFAULT,
             retry: RETRY_DEFAULT.map(str::to_owned).to_vec(),
             batch: None,
+            websub: None,
         }
     }
 }
@@ -90,6 +96,8 @@ pub(super) enum Format {
     CloudeventsBatch,
     /// Where the event can be read, and nothing of it.
     Thin,
+    /// The document of a feed; of subscriptions only.
+    Websub,
 }
 
 /// What of a webhook's events waits for what.
@@ -211,6 +219,9 @@ impl Definition {
 
     fn check(&self) -> Result<(), Problem> {
         let unusable = |detail: &str| Err(Problem::new(Kind::Unprocessable, detail));
+        if self.format == Format::Websub || self.signature.contains(&Profile::Websub) {
+            return unusable("`format` and `signature` \"websub\" are of subscriptions, which are made at /websub");
+        }
         if self.format == Format::Thin && self.query.is_some() {
             return unusable("`query` shapes the data, and the format `thin` carries none: use another `format`");
         }

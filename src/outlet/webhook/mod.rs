@@ -37,6 +37,7 @@ mod supervisor;
 mod tail;
 mod target;
 mod turn;
+mod websub;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ use crate::web::auth::Auth;
 use crate::web::outgoing::{Egress, Outgoing, is_loopback};
 use crate::web::problem::{Kind, Problem};
 pub use body::Projection;
+pub use websub::Topic;
 use body::Renderer;
 use definition::Definition;
 use seal::Sealer;
@@ -164,6 +166,9 @@ pub enum Error {
 /// Makes a selection set on `Event` ready, or says what is wrong with it.
 pub type Project = Box<dyn Fn(&str) -> Result<Projection, String> + Send + Sync>;
 
+/// Finds the feed whose head is at a URL.
+pub type Topics = Box<dyn Fn(&str) -> Option<Topic> + Send + Sync>;
+
 /// What webhooks need of others.
 pub struct Surroundings {
     pub catalogue: Arc<Catalogue>,
@@ -172,6 +177,8 @@ pub struct Surroundings {
     pub auth: Auth,
     pub tasks: Tasks,
     pub project: Project,
+    /// The feed whose head is at a URL.
+    pub topic: Topics,
 }
 
 /// The webhooks of a gateway. Cheap to clone.
@@ -194,6 +201,9 @@ struct Shared {
     consent: Consent,
     tasks: Tasks,
     project: Project,
+    topic: Topics,
+    /// Subscribers that may be asked now.
+    asking: Arc<Semaphore>,
     /// Rung when a webhook was registered, changed or removed.
     changed: Bell,
     /// Which ones, and whether they are new.
@@ -270,7 +280,7 @@ impl Webhooks {
         site: &Site,
         surroundings: Surroundings,
     ) -> Result<Self, Error> {
-        let Surroundings { catalogue, outgoing, clock, auth, tasks, project } = surroundings;
+        let Surroundings { catalogue, outgoing, clock, auth, tasks, project, topic } = surroundings;
         let shared = Shared {
             sealer: find_key(config, journal.url(), &journal).await?,
             journal,
@@ -284,6 +294,8 @@ impl Webhooks {
             consent: config.consent,
             tasks,
             project,
+            topic,
+            asking: Arc::new(Semaphore::new(websub::ASKED_AT_ONCE)),
             changed: Bell::default(),
             changes: Mutex::default(),
             stops: Mutex::default(),
@@ -355,7 +367,13 @@ impl Shared {
 
     /// Nothing if its selection can't be used.
     fn renderer(&self, definition: &Definition) -> Option<Renderer> {
+        let topic = definition.websub.as_ref().map(|subscription| (self.topic)(&subscription.topic));
         Some(Renderer {
+            // A feed that is not configured any more.
+            topic: match topic {
+                Some(found) => Some(found?),
+                None => None,
+            },
             format: definition.format,
             public_url: self.public_url.clone(),
             journal_id: self.journal.id().to_owned(),

@@ -16,7 +16,7 @@ use url::Url;
 use super::definition::{Draft, From};
 use super::represent::{STATUSES, check_precondition, entity, reached, represent, shown_status};
 use super::secrets::Secrets;
-use super::{Shared, commands, consent, deliveries, preview, signature};
+use super::{Shared, commands, consent, definition_of, deliveries, preview, signature, websub};
 use crate::event::Micros;
 use crate::filter::Selection;
 use crate::journal::Error;
@@ -31,7 +31,7 @@ use crate::web::problem::{Kind, Problem};
 
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Of one owner.
-const WEBHOOKS_MAX: i64 = 10_000;
+pub(super) const WEBHOOKS_MAX: i64 = 10_000;
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Webhooks in one request.
 const ITEMS_MAX: usize = 100;
@@ -42,6 +42,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/webhooks", get(list).post(create).put(put_several).delete(delete_all))
         .route("/webhooks/preview", post(preview::preview))
+        .route("/websub", post(websub::hub))
         .route("/webhooks/{id}", get(show).put(put).delete(delete))
         .route("/webhooks/{id}/key", get(key))
         .route("/webhooks/{id}/deliveries", get(deliveries::list))
@@ -250,6 +251,9 @@ async fn put_several(
 
 /// What a webhook becomes, and whether its receiver has to be asked.
 async fn replace(shared: &Shared, old: WebhookRow, draft: Draft) -> Result<(WebhookRow, bool), Problem> {
+    if definition_of(&old).websub.is_some() {
+        return Err(Problem::new(Kind::Conflict, "it is a subscription of WebSub; whoever made it can renew it at /websub"));
+    }
     check_addresses(shared, &draft).await?;
     shared.check_query(&draft.definition)?;
     settle(shared, &old).await?;
@@ -384,7 +388,7 @@ pub(super) async fn check_addresses(shared: &Shared, draft: &Draft) -> Result<()
     }
 }
 
-async fn check_address(shared: &Shared, attribute: &str, url: &Url) -> Result<(), Problem> {
+pub(super) async fn check_address(shared: &Shared, attribute: &str, url: &Url) -> Result<(), Problem> {
     shared.outgoing.check(url).await.map_err(|refused| {
         let kind = match refused {
             Refused::Url(_) | Refused::Credentials => Kind::Unprocessable,

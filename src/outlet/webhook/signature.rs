@@ -27,6 +27,7 @@ pub const TOLERANCE_SECONDS: i64 = 300;
 
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const GITHUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
+const WEBSUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature");
 const STRIPE_SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 
 /// A way of signing.
@@ -39,6 +40,8 @@ pub enum Profile {
     Github,
     /// `Stripe-Signature: t=…,v1=<hex>` over `t.body`.
     Stripe,
+    /// `X-Hub-Signature: sha256=<hex>` over the body (WebSub, section 7.1).
+    Websub,
 }
 
 impl Profile {
@@ -117,7 +120,7 @@ impl Signer {
             let has_all = profiles.iter().all(|profile| match profile {
                 Profile::V1 => standard.is_some(),
                 Profile::V1a => pair.is_some(),
-                Profile::Github | Profile::Stripe => true,
+                Profile::Github | Profile::Stripe | Profile::Websub => true,
             });
             has_all.then(|| Ready { standard, text, pair, until: key.until.unwrap_or(i64::MAX) })
         });
@@ -146,9 +149,10 @@ impl Signer {
                     }
                 }
                 // It has room for one.
-                Profile::Github => {
+                Profile::Github | Profile::Websub => {
                     let text = hex(hmac::sign(&self.keys[0].text, body).as_ref());
-                    headers.push((GITHUB_SIGNATURE, format!("sha256={text}")));
+                    let name = if *profile == Profile::Github { GITHUB_SIGNATURE } else { WEBSUB_SIGNATURE };
+                    headers.push((name, format!("sha256={text}")));
                 }
                 Profile::Stripe => {
                     let signed = [time.as_bytes(), b".", body].concat();

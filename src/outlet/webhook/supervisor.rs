@@ -15,7 +15,7 @@ use super::index::Index;
 use super::pace::Pace;
 use super::tail::ENTRIES_MAX;
 use super::target::{self, Target};
-use super::{Shared, consent, definition_of};
+use super::{Shared, consent, definition_of, websub};
 use crate::filter::{Filter, Selection};
 use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
 use crate::journal::{Columns, Error, Range};
@@ -140,6 +140,11 @@ impl Supervisor {
             let Some(last) = page.last() else { break };
             after.clone_from(&last.id);
             for row in page {
+                let subscription = definition_of(&row).websub;
+                if subscription.is_some_and(|subscription| subscription.is_over(self.shared.clock.now_micros())) {
+                    websub::end(&self.shared, &row).await?;
+                    continue;
+                }
                 gone.remove(&row.id);
                 let is_known =
                     self.numbers.get(&row.id).is_some_and(|n| self.known[n].row.updated_at == row.updated_at);

@@ -5,6 +5,7 @@ pub mod database;
 pub mod node;
 pub mod reader;
 pub mod receiver;
+pub mod webhooks;
 
 use std::time::{Duration, Instant};
 
