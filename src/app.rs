@@ -97,7 +97,8 @@ impl Gateway {
             };
             tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
         }
-        let metrics = Metrics { journal: journal.clone(), running: Arc::clone(&running), clock };
+        let metrics =
+            Metrics { journal: journal.clone(), running: Arc::clone(&running), webhooks: webhooks.clone(), clock };
         let guarded = Router::new()
             .route("/metrics", get(metrics_text).with_state(metrics))
             .merge(feeds.router())
@@ -243,6 +244,7 @@ fn open_routes(journal: &Journal, site: &Site) -> Router {
 struct Metrics {
     journal: Journal,
     running: Arc<Vec<source::Running>>,
+    webhooks: Webhooks,
     clock: Clock,
 }
 
@@ -252,7 +254,7 @@ async fn metrics_text(
     Extension(client): Extension<Arc<Client>>,
 ) -> Result<impl IntoResponse, Problem> {
     client.must(&Scope::Admin)?;
-    let Metrics { journal, running, clock } = metrics;
+    let Metrics { journal, running, webhooks, clock } = metrics;
     let (mut scrape, head) = (Scrape::default(), journal.head().await?);
     scrape.gauges(
         "postern_journal_position",
@@ -260,6 +262,7 @@ async fn metrics_text(
         [(vec![("journal", journal.id().to_owned())], head.position as f64)],
     );
     source::measure(&mut scrape, &journal, &running, clock).await?;
+    webhooks.measure(&mut scrape).await?;
     Ok(scrape.into_response())
 }
 

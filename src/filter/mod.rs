@@ -115,6 +115,9 @@ pub struct Selection {
     /// Type and id, as they are: no patterns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     aggregate: Option<(String, String)>,
+    /// Of our own operational events, only those about what this client owns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    viewer: Option<String>,
     /// Of a webhook; no SQL tells whether they hold.
     #[serde(skip)]
     dialects: Option<Arc<Dialects>>,
@@ -123,7 +126,7 @@ pub struct Selection {
 impl Selection {
     /// Everything that this visibility shows.
     pub fn visible(visibility: &Filter) -> Self {
-        Self { filters: vec![visibility.clone()], aggregate: None, dialects: None }
+        Self { filters: vec![visibility.clone()], aggregate: None, viewer: None, dialects: None }
     }
 
     /// The same, narrowed by one more filter.
@@ -134,6 +137,24 @@ impl Selection {
             filters.push(filter.clone());
         }
         Self { filters, ..self.clone() }
+    }
+
+    /// The same for a client who may not see what is about others.
+    #[must_use]
+    pub fn seen_by(&self, client: &str) -> Self {
+        Self { viewer: Some(client.to_owned()), ..self.clone() }
+    }
+
+    /// Equal for all who see the same: who looks does not matter where our own events are left out.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        let viewer = self.viewer().map(str::to_owned);
+        Self { viewer, ..self }
+    }
+
+    /// Whose of our own events are shown only, where any are.
+    pub fn viewer(&self) -> Option<&str> {
+        self.viewer.as_deref().filter(|_| !self.excludes_own_source())
     }
 
     /// The same, narrowed by dialects.
@@ -199,7 +220,8 @@ impl Selection {
     /// Whether it lets events of this kind through, whatever they are about: all of them, if no filter names ids of
     /// aggregates.
     pub fn lets_through(&self, source: &str, r#type: &str, aggregate_type: &str) -> bool {
-        let is_own = source == OWN_SOURCE && self.excludes_own_source();
+        // Counts of our own events tell of others.
+        let is_own = source == OWN_SOURCE && (self.excludes_own_source() || self.viewer().is_some());
         !is_own && self.filters.iter().all(|filter| filter.lets_through(source, r#type, aggregate_type))
     }
 
@@ -215,7 +237,9 @@ impl Selection {
     }
 
     pub fn matches(&self, event: &Event) -> bool {
-        if event.source == OWN_SOURCE && self.excludes_own_source() {
+        if event.source == OWN_SOURCE
+            && (self.excludes_own_source() || self.viewer().is_some_and(|viewer| !is_about_one_of(event, viewer)))
+        {
             return false;
         }
         if self.dialects().is_some_and(|dialects| !dialects.matches(event)) {
@@ -224,6 +248,15 @@ impl Selection {
         let is_its = |(r#type, id): &(String, String)| *r#type == event.aggregate_type && *id == event.aggregate_id;
         self.aggregate.as_ref().is_none_or(is_its) && self.filters.iter().all(|filter| filter.matches(event))
     }
+}
+
+/// Our own events say whom what they are about belongs to.
+fn is_about_one_of(event: &Event, client: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Owned {
+        owner: String,
+    }
+    serde_json::from_str::<Owned>(&event.data).is_ok_and(|owned| owned.owner == client)
 }
 
 #[cfg(test)]

@@ -149,6 +149,16 @@ impl Journal {
         Ok(rows.into_iter().map(Listed::with_key).collect())
     }
 
+    /// How many exceptions each webhook has that has any.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn count_exceptions(&self) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "select webhook, count(*) from deliveries where replay = '' and status <> 'discarded' \
+                   and event_id is not null group by webhook";
+        Ok(select!(self.db(), query_as.fetch_all, sql))
+    }
+
     /// How many events are dead at a webhook.
     ///
     /// # Errors

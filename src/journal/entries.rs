@@ -327,6 +327,14 @@ impl Condition {
         for filter in selection.filters() {
             condition.add(filter, first);
         }
+        if let Some(viewer) = selection.viewer() {
+            let bind = first + condition.binds.len();
+            let _ = write!(
+                condition.text,
+                " and (e.source <> '{OWN_SOURCE}' or e.aggregate_id in (select id from webhooks where owner = ${bind}))"
+            );
+            condition.binds.push(viewer.to_owned());
+        }
         if let Some((r#type, id)) = selection.aggregate() {
             let bind = first + condition.binds.len();
             let _ = write!(condition.text, " and e.aggregate_type = ${bind} and e.aggregate_id = ${}", bind + 1);

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::append::{Appended, Record, apply_records};
 use super::db::{Conn, execute};
+use super::webhooks::AGGREGATE_TYPE;
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal, pages};
 use crate::event::Micros;
@@ -23,6 +24,7 @@ const LOOK_EVERY: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
     pub webhook: String,
+    pub owner: String,
     pub from: i64,
     pub to: i64,
     pub count: i64,
@@ -108,13 +110,13 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) ->
 }
 
 fn record(missed: &Missed) -> Record {
-    let Missed { webhook, from, to, count } = missed;
+    let Missed { webhook, owner, from, to, count } = missed;
     Record {
         source: OWN_SOURCE.to_owned(),
         r#type: "postern.webhook.missed",
-        aggregate_type: "Webhook".to_owned(),
+        aggregate_type: AGGREGATE_TYPE.to_owned(),
         aggregate_id: webhook.clone(),
-        data: serde_json::json!({ "webhook": webhook, "from": from, "to": to, "count": count }),
+        data: serde_json::json!({ "webhook": webhook, "owner": owner, "from": from, "to": to, "count": count }),
         summary: format!("webhook {webhook} has not got {count} events that were purged, positions {from} to {to}"),
     }
 }

@@ -135,11 +135,10 @@ impl Auth {
             if !client.events.aggregate_ids.is_empty() {
                 return Err(format!("client `{name}`: `events` may name types, sources and aggregate_types, no ids"));
             }
-            let known = Client {
-                name: name.clone(),
-                scopes: scopes.collect::<Result<_, _>>()?,
-                visible: Selection::visible(&client.events),
-            };
+            let scopes = scopes.collect::<Result<Vec<_>, _>>()?;
+            let visible = Selection::visible(&client.events);
+            let visible = if scopes.contains(&Scope::Admin) { visible } else { visible.seen_by(name) };
+            let known = Client { name: name.clone(), scopes, visible };
             if by_token.insert(hash, Arc::new(known)).is_some() {
                 return Err(format!("client `{name}`: another client has the same `token_hash`"));
             }

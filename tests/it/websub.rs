@@ -36,7 +36,11 @@ fn pings(receiver: &Receiver) -> Vec<Call> {
 
 #[tokio::test]
 async fn a_subscriber_gets_the_documents_of_new_entries_until_it_leaves() {
-    let gateway = Gateway::start_with(Engine::Sqlite, "[[feed]]\nname = \"checked-out\"\nfilter = { types = [\"CheckedOut\"] }\n").await;
+    let gateway = Gateway::start_with(
+        Engine::Sqlite,
+        "[[feed]]\nname = \"checked-out\"\nfilter = { types = [\"CheckedOut\"] }\n",
+    )
+    .await;
     let receiver = subscriber(true).await;
     gateway.append(events(1..=5)).await;
     let topic = gateway.url("/feeds/checked-out.atom");
@@ -61,7 +65,8 @@ async fn a_subscriber_gets_the_documents_of_new_entries_until_it_leaves() {
 
     gateway.append(events(6..=20)).await;
     wait_for("three entries", || async {
-        let text: String = pings(&receiver).iter().map(|call| String::from_utf8_lossy(&call.body).into_owned()).collect();
+        let text: String =
+            pings(&receiver).iter().map(|call| String::from_utf8_lossy(&call.body).into_owned()).collect();
         [10, 15, 20].iter().all(|n| text.contains(&format!("urn:uuid:{}", event(*n).id))).then_some(())
     })
     .await;

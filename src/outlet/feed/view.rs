@@ -202,6 +202,14 @@ impl ViewState {
     }
 }
 
+/// The view at this place. The one that was not asked for longest goes first.
+fn used(views: &mut [Arc<ViewState>], at: usize) -> Arc<ViewState> {
+    if at + 1 < views.len() {
+        views[at..].rotate_left(1);
+    }
+    Arc::clone(&views[views.len() - 1])
+}
+
 /// The views that were asked for since the process started.
 #[derive(Default)]
 pub struct Views {
@@ -214,16 +222,17 @@ impl Views {
         let mut views = self.known.lock().expect("no holder of this lock panics");
         let is_it = |state: &Arc<ViewState>| state.feed.name == feed.name && state.visible == *visible;
         if let Some(at) = views.iter().position(is_it) {
-            // The one that was not asked for longest goes first.
-            if at + 1 < views.len() {
-                views[at..].rotate_left(1);
-            }
-            return Arc::clone(&views[views.len() - 1]);
+            return used(&mut views, at);
+        }
+        let selection = visible.and(&feed.filter).settled();
+        // Clients of another name may see the same.
+        let is_same = |state: &Arc<ViewState>| state.feed.name == feed.name && state.selection == selection;
+        if let Some(at) = views.iter().position(is_same) {
+            return used(&mut views, at);
         }
         if views.len() >= VIEWS_MAX {
             views.remove(0);
         }
-        let selection = visible.and(&feed.filter);
         let definition = serde_json::json!({
             "journal": journal.id(), "feed": feed.name, "selection": selection, "pageSize": feed.page_size,
         })

@@ -147,6 +147,7 @@ pub(super) async fn call(
     *request.body_mut() = Some(delivery.body.clone().into());
     let mut outcome = send(shared, request).await.0;
     outcome.started_at = started_at;
+    shared.made.count(&outcome);
     if outcome.status == Some(401) {
         oauth2::forget(shared, receiver.auth.as_ref());
     }

@@ -42,6 +42,6 @@ impl Webhooks {
                 (from, count) = (from.min(after + 1), count + found);
             }
         }
-        Ok((count > 0).then(|| Missed { webhook: row.id.clone(), from, to: through, count }))
+        Ok((count > 0).then(|| Missed { webhook: row.id.clone(), owner: row.owner.clone(), from, to: through, count }))
     }
 }

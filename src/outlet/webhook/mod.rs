@@ -24,6 +24,7 @@ mod deliveries;
 mod dispatch;
 mod index;
 mod lanes;
+mod metrics;
 mod missed;
 mod oauth2;
 mod pace;
@@ -60,12 +61,12 @@ use crate::web::auth::Auth;
 use crate::web::outgoing::{Egress, Outgoing, is_loopback};
 use crate::web::problem::{Kind, Problem};
 pub use body::Projection;
-pub use websub::Topic;
 use body::Renderer;
 use definition::Definition;
 use seal::Sealer;
 use secrets::Secrets;
 use tail::{Seen, Tail};
+pub use websub::Topic;
 
 /// Calls in flight over all webhooks: bounds sockets and memory. Permits are given in the order asked for, and no
 /// webhook asks for more than its concurrency, so a slow one can't take them all.
@@ -211,6 +212,7 @@ struct Shared {
     /// Stops the lanes of a webhook.
     stops: Mutex<HashMap<String, CancellationToken>>,
     tail: Tail,
+    made: metrics::Calls,
     tokens: oauth2::Tokens,
     /// When an event of a kind was journaled about a webhook last.
     told: Mutex<HashMap<(String, &'static str), i64>>,
@@ -300,6 +302,7 @@ impl Webhooks {
             changes: Mutex::default(),
             stops: Mutex::default(),
             tail: Tail::default(),
+            made: metrics::Calls::default(),
             tokens: oauth2::Tokens::default(),
             told: Mutex::default(),
             calls: Semaphore::new(CALLS_IN_FLIGHT_MAX),

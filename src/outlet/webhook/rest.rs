@@ -252,7 +252,10 @@ async fn put_several(
 /// What a webhook becomes, and whether its receiver has to be asked.
 async fn replace(shared: &Shared, old: WebhookRow, draft: Draft) -> Result<(WebhookRow, bool), Problem> {
     if definition_of(&old).websub.is_some() {
-        return Err(Problem::new(Kind::Conflict, "it is a subscription of WebSub; whoever made it can renew it at /websub"));
+        return Err(Problem::new(
+            Kind::Conflict,
+            "it is a subscription of WebSub; whoever made it can renew it at /websub",
+        ));
     }
     check_addresses(shared, &draft).await?;
     shared.check_query(&draft.definition)?;

@@ -50,13 +50,15 @@ impl Subscription {
     }
 }
 
+/// Writes the feed's document of entries, which are given in the order of the journal.
+type Document = Arc<dyn Fn(&[Entry]) -> Bytes + Send + Sync>;
+
 /// A feed that can be subscribed to.
 #[derive(Clone)]
 pub struct Topic {
     pub filter: Filter,
     pub content_type: &'static str,
-    /// The feed's document of entries, given in the order of the journal.
-    pub document: Arc<dyn Fn(&[Entry]) -> Bytes + Send + Sync>,
+    pub document: Document,
 }
 
 /// What a subscriber asks for.
@@ -93,7 +95,8 @@ impl Request {
             bad(format!("`hub.topic` must be the URL of a feed here, such as {}/feeds/all.atom", shared.public_url))
         })?;
         let callback = attributes::url(&callback.unwrap_or_default().into());
-        let callback = callback.map_err(|_| bad("`hub.callback` must be an absolute URL without fragment".to_owned()))?;
+        let callback =
+            callback.map_err(|_| bad("`hub.callback` must be an absolute URL without fragment".to_owned()))?;
         let lease = match lease.filter(|text| !text.is_empty()).map(|text| text.parse::<i64>()) {
             None => LEASE_DEFAULT,
             Some(Ok(seconds)) if seconds > 0 => seconds.clamp(*LEASE.start(), *LEASE.end()),
