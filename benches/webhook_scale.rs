@@ -228,9 +228,8 @@ fn deliver(side: &Runtime, gateway: &Gateway, receivers: &Receivers, arrivals: &
         anyhow::Ok(())
     })?;
     receivers.wait()?;
-    let wall = meter.started.elapsed();
     thread::sleep(CHECKPOINT);
-    meter.stop_after(wall, DELIVERIES)
+    meter.stop(DELIVERIES)
 }
 
 async fn register(gateway: SocketAddr, webhooks: Vec<String>) -> anyhow::Result<()> {

@@ -40,6 +40,14 @@ pub struct Checkpoint {
     pub notices: Vec<Notice>,
 }
 
+impl Checkpoint {
+    /// Whether it holds bytes of events, or what was answered to them.
+    fn holds_data(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.answer.is_some())
+            || self.rows.iter().filter_map(|(_, row)| row.as_ref()).chain(&self.dead).any(|row| row.body.is_some())
+    }
+}
+
 impl Journal {
     /// Durable when it returns. For a webhook or a replay that is gone it does nothing.
     ///
@@ -61,9 +69,7 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
         let (status, active) = (status.as_str(), Status::Active.as_str());
         execute!(conn, sql, webhook, status, reason.as_str(), active);
     }
-    let sql = "select erasures from journal";
-    let erasures: i64 = with_conn!(&mut *conn, c => sqlx::query_scalar(sql).fetch_one(c).await?);
-    let is_current = erasures == checkpoint.erasures;
+    let is_current = !checkpoint.holds_data() || is_current(conn, checkpoint).await?;
     // Before the others: a row that turns dead keeps its bytes.
     let replay = checkpoint.replay.as_str();
     for (rows, status) in [(&checkpoint.dead, "dead"), (&checkpoint.discarded, "discarded")] {
@@ -100,6 +106,13 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
         Some(head) => notify(conn, head, &checkpoint.notices).await,
         None => Ok(()),
     }
+}
+
+/// Whether nothing was erased since its calls were made.
+async fn is_current(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<bool, Error> {
+    let sql = "select erasures from journal";
+    let erasures: i64 = with_conn!(conn, c => sqlx::query_scalar(sql).fetch_one(c).await?);
+    Ok(erasures == checkpoint.erasures)
 }
 
 /// Whether what the checkpoint is about is still there.

@@ -5,8 +5,8 @@ use axum::body::Bytes;
 
 use super::Shared;
 use super::attempt::Delivery;
+use super::calls::Found;
 use super::definition::Batch;
-use super::dispatch::Found;
 use super::target::Target;
 use super::turn::Retry;
 use crate::event::Entry;

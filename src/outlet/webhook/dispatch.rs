@@ -2,9 +2,9 @@
 //! keep its calls going; write where it is. Reading, calling and writing never wait for one another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -13,16 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::attempt::{self, Delivery, Outcome};
-use super::batch;
-use super::definition::Ordering;
+use super::attempt::Delivery;
+use super::calls;
 use super::lanes::Lanes;
 use super::target::Target;
-use super::turn::{Done, Retry, Start, attempt_of};
+use super::turn::{Done, Start};
+use crate::journal::Error;
 use crate::journal::checkpoint::Checkpoint;
-use crate::journal::deliveries::DeliveryRow;
+use crate::journal::deliveries::{DeliveryRow, Wish};
 use crate::journal::webhooks::Notice;
-use crate::journal::{Columns, Error, Order, Range};
 use crate::runtime::{Backoff, Bell, ready};
 
 /// The bell rings for everything in this process; the timer finds what another one wrote.
@@ -38,7 +37,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(16);
 /// … and when the gateway stops.
 /// Less than the gateway waits, so that the last checkpoint is still written.
 const DRAIN_AT_STOP_MAX: Duration = Duration::from_millis(900);
-const RETRY_READ_MICROS: i64 = 1_000_000;
 /// A lane that has had nothing to do for so long ends; the supervisor starts it again.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -47,6 +45,8 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(super) struct Strings {
     /// New events of this webhook, or a wish of its owner.
     pub(super) bell: Bell,
+    /// A wish of its owner.
+    pub(super) has_wish: Arc<AtomicBool>,
     /// Start no more calls: it was edited, paused or removed.
     pub(super) stop: CancellationToken,
     /// The gateway stops.
@@ -74,7 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>, target: Arc<Target>, strings: Strin
         }
     };
     info!(webhook.id = %id, webhook.cursor = cursor, "webhook `{id}` delivers to {}", target.receiver.url.authority());
-    let has_wishes = failing.iter().any(|row| row.wish != crate::journal::deliveries::Wish::None);
+    let has_wishes = failing.iter().any(|row| row.wish != Wish::None);
     let lanes = Lanes::new(&target.row, cursor, failing, target.rules.clone(), shared.steady.now_micros());
     let mut dispatch = Dispatch {
         saved_cursor: cursor,
@@ -153,7 +153,10 @@ impl Dispatch {
                 written = ready(&mut self.writing) => self.written(written),
                 asked = ready(&mut self.asking) => self.asked(asked),
                 () = bell.rung(look_at.saturating_duration_since(Instant::now())) => {
-                    (self.more, self.has_wishes) = (true, true);
+                    // At a timer nobody says what there is: another process may have written it.
+                    let is_timer = Instant::now() >= look_at;
+                    self.has_wishes |= self.strings.has_wish.swap(false, Ordering::AcqRel) || is_timer;
+                    self.more = true;
                     look_at = Instant::now() + TIMER;
                 }
                 () = sleep_until(wake_at) => {}
@@ -243,14 +246,10 @@ impl Dispatch {
             let (shared, target, stop) =
                 (Arc::clone(&self.shared), Arc::clone(&self.target), self.strings.stop.clone());
             self.calls.push(match start {
-                Start::First { delivery, started } => Box::pin(async move {
-                    let Some(_permit) = permit(&shared, &target, &stop).await else { return Done::NotStarted };
-                    match call(&shared, &target, &stop, &delivery, 1).await {
-                        Some(outcome) => Done::First { delivery, started, outcome },
-                        None => Done::NotStarted,
-                    }
-                }),
-                Start::Retry(retry) => Box::pin(async move { call_again(&shared, &target, &stop, retry).await }),
+                Start::First { delivery, started } => {
+                    Box::pin(async move { calls::first(&shared, &target, &stop, delivery, started).await })
+                }
+                Start::Retry(retry) => Box::pin(async move { calls::again(&shared, &target, &stop, retry).await }),
             });
         }
     }
@@ -395,118 +394,5 @@ impl Dispatch {
         let retry = self.lanes.next_due(now).map_or(TIMER, until).min(TIMER);
         let checkpoint = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + CHECKPOINT_EVERY);
         checkpoint.map_or(Instant::now() + retry, |at| at.min(Instant::now() + retry))
-    }
-}
-
-/// A place among all calls in flight. A receiver that failed last has to do with a part of them, so that dead ones leave
-/// the rest to the others.
-async fn permit<'a>(
-    shared: &'a Shared,
-    target: &Target,
-    stop: &CancellationToken,
-) -> Option<tokio::sync::SemaphorePermit<'a>> {
-    let is_suspect = target.rules.pace.lock().expect("nothing panics while it holds this lock").is_suspect();
-    let places = if is_suspect { &shared.calls_of_suspects } else { &shared.calls };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => None,
-        permit = places.acquire() => permit.ok(),
-    }
-}
-
-async fn call_again(shared: &Shared, target: &Target, stop: &CancellationToken, retry: Retry) -> Done {
-    let later = |shared: &Shared| shared.steady.now_micros() + RETRY_READ_MICROS;
-    let found = match &target.batch {
-        Some(batch) => batch::find(shared, target, batch, &retry).await,
-        None => find(shared, target, &retry).await.map(|delivery| match delivery {
-            Some(delivery) => Found::Delivery(delivery),
-            None => Found::None,
-        }),
-    };
-    let delivery = match found {
-        Ok(Found::Delivery(delivery)) => delivery,
-        Ok(Found::None) => return Done::NoneLeft { turn: retry.turn, through: retry.through },
-        Ok(Found::Formed(row)) => return Done::Formed { row },
-        Ok(Found::Later(again_at)) => return Done::Put { again_at, turn: retry.turn },
-        Err(cause) => {
-            let id = &target.row.id;
-            warn!(webhook.id = %id, %cause, "webhook `{id}` can't read what it has to retry, will retry in 1s");
-            return Done::Put { again_at: later(shared), turn: retry.turn };
-        }
-    };
-    let Some(_permit) = permit(shared, target, stop).await else {
-        return Done::Put { again_at: later(shared), turn: retry.turn };
-    };
-    let attempt = attempt_of(&delivery, retry.position, retry.attempts);
-    match call(shared, target, stop, &delivery, attempt).await {
-        Some(outcome) => Done::Retry { delivery, started: retry.started, outcome },
-        None => Done::Put { again_at: later(shared), turn: retry.turn },
-    }
-}
-
-/// One attempt. A proxy that can't be used is waited for: that is no fault of the receiver. Nothing: it was stopped before.
-async fn call(
-    shared: &Shared,
-    target: &Target,
-    stop: &CancellationToken,
-    delivery: &Delivery,
-    attempt: i64,
-) -> Option<Outcome> {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-    loop {
-        let outcome = attempt::call(shared, &target.receiver, delivery, attempt, target.replay_id()).await;
-        if !outcome.is_of_proxy {
-            return Some(outcome);
-        }
-        let (id, wait) = (&target.row.id, backoff.next_wait());
-        warn!(webhook.id = %id, "webhook `{id}`: the proxy can't be used, will retry in {wait:?}; see `webhooks.proxy`");
-        if tokio::time::timeout(wait, stop.cancelled()).await.is_ok() {
-            return None;
-        }
-    }
-}
-
-/// What a turn has to do.
-pub(super) enum Found {
-    Delivery(Delivery),
-    /// Nothing is left of it.
-    None,
-    /// A batch, to be stored first.
-    Formed(DeliveryRow),
-    /// A batch may still grow until then.
-    Later(i64),
-}
-
-/// What a turn is about: its first event from its row's position on, with the frozen bytes if it is the one that was
-/// tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
-async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<Delivery>, Error> {
-    let Retry { turn, position, attempts, through, .. } = retry;
-    let was_tried = *attempts > 0;
-    let through = if was_tried { (*through).max(*position) } else { *through };
-    let (selection, through) = target.of_turn(turn, *position, through);
-    let mut after = position - 1;
-    loop {
-        let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = shared.journal.read(&selection, range, 1, Columns::ALL).await?;
-        after = page.covered;
-        let Some(entry) = page.entries.first() else {
-            // With dialects a page may be empty although there are more.
-            if page.more {
-                continue;
-            }
-            return Ok(None);
-        };
-        let mut delivery = target.delivery(entry);
-        if Ordering::of_turn(turn).turn(entry) != *turn || !target.owes(shared, entry) {
-            continue;
-        }
-        delivery.turn.clone_from(turn);
-        if was_tried
-            && entry.position == *position
-            && let Some(body) = shared.journal.frozen_body(&target.row.id, target.replay_id(), *position).await?
-        {
-            delivery.body = Bytes::from(body);
-        }
-        return Ok(Some(delivery));
     }
 }

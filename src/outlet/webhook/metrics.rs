@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attempt::Outcome;
 use super::represent::shown_status;
-use super::{CALLS_IN_FLIGHT_MAX, CALLS_OF_SUSPECTS_MAX, Webhooks, definition_of};
+use super::shared::{CALLS_IN_FLIGHT_MAX, CALLS_OF_SUSPECTS_MAX};
+use super::{Webhooks, definition_of};
 use crate::journal::Error;
 use crate::telemetry::Scrape;
 

@@ -10,13 +10,14 @@
 //! supervisor ─ index (for whom) ─ tail (the journal's end in memory)
 //!   └─ one dispatch a lane of a webhook that has something to do ─ target (what for)
 //!        ├─ lanes (whose turn it is), pace (how fast)
-//!        └─ attempt (one call) ─ body, signature
+//!        └─ calls (what a turn is about) ─ attempt (one call) ─ body, signature
 //! ```
 
 mod attempt;
 mod attributes;
 mod batch;
 mod body;
+mod calls;
 mod commands;
 mod consent;
 mod definition;
@@ -33,6 +34,7 @@ mod represent;
 mod rest;
 mod seal;
 mod secrets;
+mod shared;
 pub mod signature;
 mod supervisor;
 mod tail;
@@ -40,41 +42,23 @@ mod target;
 mod turn;
 mod websub;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tracing::info;
-use url::Url;
 
 use crate::catalogue::Catalogue;
-use crate::filter::{Dialects, Selection};
-use crate::journal::webhooks::WebhookRow;
 use crate::journal::{self, Journal};
-use crate::runtime::{Bell, Clock, Steady, Tasks};
+use crate::runtime::{Clock, Tasks};
 use crate::web::Site;
 use crate::web::auth::Auth;
-use crate::web::outgoing::{Egress, Outgoing, is_loopback};
-use crate::web::problem::{Kind, Problem};
+use crate::web::outgoing::{Egress, Outgoing};
 pub use body::Projection;
-use body::Renderer;
-use definition::Definition;
 use seal::Sealer;
-use secrets::Secrets;
-use tail::{Seen, Tail};
+use shared::{Shared, definition_of};
 pub use websub::Topic;
-
-/// Calls in flight over all webhooks: bounds sockets and memory. Permits are given in the order asked for, and no
-/// webhook asks for more than its concurrency, so a slow one can't take them all.
-const CALLS_IN_FLIGHT_MAX: usize = 256;
-/// … and over those whose last call failed, beside the others.
-const CALLS_OF_SUSPECTS_MAX: usize = 64;
-/// Of one webhook and kind, at most one event is journaled in so long.
-const TELL_EVERY_MICROS: i64 = 60 * 1_000_000;
 
 /// `[webhooks]` of the configuration.
 #[derive(Clone, Default, Deserialize)]
@@ -188,38 +172,6 @@ pub struct Webhooks {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    journal: Journal,
-    catalogue: Arc<Catalogue>,
-    outgoing: Outgoing,
-    clock: Clock,
-    /// For waits: it never goes back.
-    steady: Steady,
-    public_url: String,
-    authority: String,
-    auth: Auth,
-    sealer: Sealer,
-    consent: Consent,
-    tasks: Tasks,
-    project: Project,
-    topic: Topics,
-    /// Subscribers that may be asked now.
-    asking: Arc<Semaphore>,
-    /// Rung when a webhook was registered, changed or removed.
-    changed: Bell,
-    /// Which ones, and whether they are new.
-    changes: Mutex<HashMap<String, bool>>,
-    /// Stops the lanes of a webhook.
-    stops: Mutex<HashMap<String, CancellationToken>>,
-    tail: Tail,
-    made: metrics::Calls,
-    tokens: oauth2::Tokens,
-    /// When an event of a kind was journaled about a webhook last.
-    told: Mutex<HashMap<(String, &'static str), i64>>,
-    calls: Semaphore,
-    calls_of_suspects: Semaphore,
-}
-
 /// The sealing key, if it exists, and what it is called: a key of the configuration or a file. With a SQLite journal it
 /// is a file beside it if nothing else is said.
 fn configured_key(config: &Config, journal_url: &str) -> Result<(Option<Sealer>, String), Error> {
@@ -282,32 +234,8 @@ impl Webhooks {
         site: &Site,
         surroundings: Surroundings,
     ) -> Result<Self, Error> {
-        let Surroundings { catalogue, outgoing, clock, auth, tasks, project, topic } = surroundings;
-        let shared = Shared {
-            sealer: find_key(config, journal.url(), &journal).await?,
-            journal,
-            catalogue,
-            outgoing,
-            clock,
-            steady: clock.steady(),
-            public_url: site.public_url.clone(),
-            authority: site.authority.clone(),
-            auth,
-            consent: config.consent,
-            tasks,
-            project,
-            topic,
-            asking: Arc::new(Semaphore::new(websub::ASKED_AT_ONCE)),
-            changed: Bell::default(),
-            changes: Mutex::default(),
-            stops: Mutex::default(),
-            tail: Tail::default(),
-            made: metrics::Calls::default(),
-            tokens: oauth2::Tokens::default(),
-            told: Mutex::default(),
-            calls: Semaphore::new(CALLS_IN_FLIGHT_MAX),
-            calls_of_suspects: Semaphore::new(CALLS_OF_SUSPECTS_MAX),
-        };
+        let sealer = find_key(config, journal.url(), &journal).await?;
+        let shared = Shared::new(config, journal, site, sealer, surroundings);
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -318,92 +246,11 @@ impl Webhooks {
     }
 }
 
-impl Shared {
-    /// The owner changed this webhook: its lanes start no more calls, and the supervisor looks again.
-    fn changed(&self, id: &str) {
-        if let Some(stop) = self.stops.lock().expect("nothing panics while it holds this lock").get(id) {
-            stop.cancel();
-        }
-        self.note_change(id, false);
-    }
-
-    /// The supervisor looks again at this webhook, which goes on meanwhile.
-    fn note_change(&self, id: &str, is_new: bool) {
-        let mut changes = self.changes.lock().expect("nothing panics while it holds this lock");
-        changes.entry(id.to_owned()).and_modify(|known| *known &= is_new).or_insert(is_new);
-        drop(changes);
-        self.changed.ring();
-    }
-
-    fn take_changes(&self) -> HashMap<String, bool> {
-        std::mem::take(&mut *self.changes.lock().expect("nothing panics while it holds this lock"))
-    }
-
-    /// Whether an event of this kind about a webhook is journaled now: not the next one so soon.
-    fn may_tell(&self, id: &str, what: &'static str) -> bool {
-        let now = self.steady.now_micros();
-        let mut told = self.told.lock().expect("nothing panics while it holds this lock");
-        told.retain(|_, at| *at + TELL_EVERY_MICROS > now);
-        let is_first = !told.contains_key(&(id.to_owned(), what));
-        told.entry((id.to_owned(), what)).or_insert(now);
-        is_first
-    }
-
-    fn needs_consent(&self, url: &Url) -> bool {
-        self.consent == Consent::Required && !is_loopback(url)
-    }
-
-    /// The end of the journal as a selection sees it, from memory if it reaches back so far.
-    fn seen(&self, selection: &Selection, after: i64, limit: usize) -> Option<Seen> {
-        self.tail.read(selection, after, limit, self.journal.known_past())
-    }
-
-    /// What a webhook gets: its filters, within what its owner may see. Nothing for an owner that is gone.
-    fn selection(&self, row: &WebhookRow, definition: &Definition) -> Option<Selection> {
-        let visible = self.auth.visibility(&row.owner)?.and(&definition.filter);
-        if definition.filters.is_empty() {
-            return Some(visible);
-        }
-        let dialects = Dialects::parse(&definition.filters, &self.public_url).ok()?;
-        Some(visible.and_dialects(Arc::new(dialects)))
-    }
-
-    /// Nothing if its selection can't be used.
-    fn renderer(&self, definition: &Definition) -> Option<Renderer> {
-        let topic = definition.websub.as_ref().map(|subscription| (self.topic)(&subscription.topic));
-        Some(Renderer {
-            // A feed that is not configured any more.
-            topic: match topic {
-                Some(found) => Some(found?),
-                None => None,
-            },
-            format: definition.format,
-            public_url: self.public_url.clone(),
-            journal_id: self.journal.id().to_owned(),
-            projection: definition.query.as_deref().map(|query| (self.project)(query)).transpose().ok()?,
-        })
-    }
-
-    fn check_query(&self, definition: &Definition) -> Result<(), Problem> {
-        match definition.query.as_deref().map(|query| (self.project)(query)) {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err(cause)) => Err(Problem::new(Kind::Unprocessable, format!("`query`: {cause}"))),
-        }
-    }
-
-    fn unseal(&self, row: &WebhookRow) -> Option<Secrets> {
-        Secrets::unseal(&self.sealer, &row.secrets, &row.id)
-    }
-}
-
-fn definition_of(row: &WebhookRow) -> Definition {
-    serde_json::from_str(&row.definition).expect("only checked definitions are stored")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::secrets::Secrets;
     use super::*;
-    use crate::journal::webhooks::{Change, Edit};
+    use crate::journal::webhooks::{Change, Edit, WebhookRow};
 
     fn row(sealer: &Sealer) -> WebhookRow {
         let secrets = Secrets::default().seal(sealer, "w");

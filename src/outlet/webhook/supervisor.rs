@@ -2,6 +2,7 @@
 //! index and nothing else.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,8 +41,14 @@ struct Known {
     /// Stops both lanes.
     stop: CancellationToken,
     /// The bells of the lanes that run.
-    live: Option<Bell>,
-    replay: Option<Bell>,
+    live: Option<Lane>,
+    replay: Option<Lane>,
+}
+
+/// How a lane that runs is told of something.
+struct Lane {
+    bell: Bell,
+    has_wish: Arc<AtomicBool>,
 }
 
 /// A lane came to an end: of the webhook with this number, and how far it got.
@@ -140,8 +147,7 @@ impl Supervisor {
             let Some(last) = page.last() else { break };
             after.clone_from(&last.id);
             for row in page {
-                let subscription = definition_of(&row).websub;
-                if subscription.is_some_and(|subscription| subscription.is_over(self.shared.clock.now_micros())) {
+                if websub::is_over(&row, self.shared.clock.now_micros()) {
                     websub::end(&self.shared, &row).await?;
                     continue;
                 }
@@ -234,7 +240,10 @@ impl Supervisor {
             if known.row.updated_at == row.updated_at {
                 // A wish, or something to send again.
                 known.is_exceptional |= is_exceptional;
-                [&known.live, &known.replay].into_iter().flatten().for_each(Bell::ring);
+                for lane in [&known.live, &known.replay].into_iter().flatten() {
+                    lane.has_wish.store(true, Ordering::Release);
+                    lane.bell.ring();
+                }
                 return self.consider(*number);
             }
             self.forget(&id);
@@ -309,7 +318,7 @@ impl Supervisor {
             return;
         }
         let strings = strings(&self.tasks, known);
-        known.replay = Some(strings.bell.clone());
+        known.replay = Some(Lane::of(&strings));
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         let (row, pace) = (known.row.clone(), Arc::clone(&known.pace));
         self.tasks.spawn(&format!("replays of webhook {}", row.id), async move {
@@ -326,7 +335,7 @@ impl Supervisor {
             return self.tell_unusable(&row);
         };
         let strings = strings(&self.tasks, known);
-        known.live = Some(strings.bell.clone());
+        known.live = Some(Lane::of(&strings));
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         self.tasks.spawn(&format!("webhook {}", row.id), async move {
             let rest = dispatch::run(shared, Arc::new(target), strings, cursor).await;
@@ -376,7 +385,7 @@ impl Supervisor {
     fn wake(&mut self, number: usize, position: i64) {
         let Some(known) = self.known.get(&number).filter(|known| known.cursor < position) else { return };
         match &known.live {
-            Some(bell) => bell.ring(),
+            Some(lane) => lane.bell.ring(),
             None if known.stop.is_cancelled() => {}
             // Nothing before was for it.
             None => self.start(number, position - 1),
@@ -401,7 +410,14 @@ impl Supervisor {
 }
 
 fn strings(tasks: &Tasks, known: &Known) -> Strings {
-    Strings { bell: Bell::default(), stop: known.stop.child_token(), stopping: tasks.stopping() }
+    let (bell, has_wish) = Default::default();
+    Strings { bell, has_wish, stop: known.stop.child_token(), stopping: tasks.stopping() }
+}
+
+impl Lane {
+    fn of(strings: &Strings) -> Self {
+        Self { bell: strings.bell.clone(), has_wish: Arc::clone(&strings.has_wish) }
+    }
 }
 
 /// Sends again what a webhook has to, one after the other.

@@ -44,10 +44,13 @@ pub(super) struct Subscription {
     pub(super) lease_until: String,
 }
 
-impl Subscription {
-    pub(super) fn is_over(&self, now: i64) -> bool {
-        Micros::parse_rfc3339(&self.lease_until).is_none_or(|until| until.0 <= now)
-    }
+/// Whether the webhook is a subscription whose lease has ended.
+pub(super) fn is_over(row: &WebhookRow, now: i64) -> bool {
+    // Most are none: reading all definitions would cost more than looking for the word.
+    row.definition.contains("\"websub\"")
+        && definition_of(row).websub.is_some_and(|subscription| {
+            Micros::parse_rfc3339(&subscription.lease_until).is_none_or(|until| until.0 <= now)
+        })
 }
 
 /// Writes the feed's document of entries, which are given in the order of the journal.

@@ -1,0 +1,147 @@
+//! What a dispatch starts: finds what a turn is about, takes a place among all calls, calls, and says what came of it.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::attempt::{self, Delivery, Outcome};
+use super::definition::Ordering;
+use super::target::Target;
+use super::turn::{Done, Retry, attempt_of};
+use super::{Shared, batch};
+use crate::journal::deliveries::DeliveryRow;
+use crate::journal::{Columns, Error, Order, Range};
+use crate::runtime::Backoff;
+
+const RETRY_READ_MICROS: i64 = 1_000_000;
+
+/// The first attempt of an event.
+pub(super) async fn first(
+    shared: &Shared,
+    target: &Target,
+    stop: &CancellationToken,
+    delivery: Delivery,
+    started: i64,
+) -> Done {
+    let Some(_permit) = permit(shared, target, stop).await else { return Done::NotStarted };
+    match call(shared, target, stop, &delivery, 1).await {
+        Some(outcome) => Done::First { delivery, started, outcome },
+        None => Done::NotStarted,
+    }
+}
+
+/// A place among all calls in flight. A receiver that failed last has to do with a part of them, so that dead ones leave
+/// the rest to the others.
+async fn permit<'a>(
+    shared: &'a Shared,
+    target: &Target,
+    stop: &CancellationToken,
+) -> Option<tokio::sync::SemaphorePermit<'a>> {
+    let is_suspect = target.rules.pace.lock().expect("nothing panics while it holds this lock").is_suspect();
+    let places = if is_suspect { &shared.calls_of_suspects } else { &shared.calls };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        permit = places.acquire() => permit.ok(),
+    }
+}
+
+/// The next step of a turn.
+pub(super) async fn again(shared: &Shared, target: &Target, stop: &CancellationToken, retry: Retry) -> Done {
+    let later = |shared: &Shared| shared.steady.now_micros() + RETRY_READ_MICROS;
+    let found = match &target.batch {
+        Some(batch) => batch::find(shared, target, batch, &retry).await,
+        None => find(shared, target, &retry).await.map(|delivery| match delivery {
+            Some(delivery) => Found::Delivery(delivery),
+            None => Found::None,
+        }),
+    };
+    let delivery = match found {
+        Ok(Found::Delivery(delivery)) => delivery,
+        Ok(Found::None) => return Done::NoneLeft { turn: retry.turn, through: retry.through },
+        Ok(Found::Formed(row)) => return Done::Formed { row },
+        Ok(Found::Later(again_at)) => return Done::Put { again_at, turn: retry.turn },
+        Err(cause) => {
+            let id = &target.row.id;
+            warn!(webhook.id = %id, %cause, "webhook `{id}` can't read what it has to retry, will retry in 1s");
+            return Done::Put { again_at: later(shared), turn: retry.turn };
+        }
+    };
+    let Some(_permit) = permit(shared, target, stop).await else {
+        return Done::Put { again_at: later(shared), turn: retry.turn };
+    };
+    let attempt = attempt_of(&delivery, retry.position, retry.attempts);
+    match call(shared, target, stop, &delivery, attempt).await {
+        Some(outcome) => Done::Retry { delivery, started: retry.started, outcome },
+        None => Done::Put { again_at: later(shared), turn: retry.turn },
+    }
+}
+
+/// One attempt. A proxy that can't be used is waited for: that is no fault of the receiver. Nothing: it was stopped before.
+async fn call(
+    shared: &Shared,
+    target: &Target,
+    stop: &CancellationToken,
+    delivery: &Delivery,
+    attempt: i64,
+) -> Option<Outcome> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    loop {
+        let outcome = attempt::call(shared, &target.receiver, delivery, attempt, target.replay_id()).await;
+        if !outcome.is_of_proxy {
+            return Some(outcome);
+        }
+        let (id, wait) = (&target.row.id, backoff.next_wait());
+        warn!(webhook.id = %id, "webhook `{id}`: the proxy can't be used, will retry in {wait:?}; see `webhooks.proxy`");
+        if tokio::time::timeout(wait, stop.cancelled()).await.is_ok() {
+            return None;
+        }
+    }
+}
+
+/// What a turn has to do.
+pub(super) enum Found {
+    Delivery(Delivery),
+    /// Nothing is left of it.
+    None,
+    /// A batch, to be stored first.
+    Formed(DeliveryRow),
+    /// A batch may still grow until then.
+    Later(i64),
+}
+
+/// What a turn is about: its first event from its row's position on, with the frozen bytes if it is the one that was
+/// tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
+async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<Delivery>, Error> {
+    let Retry { turn, position, attempts, through, .. } = retry;
+    let was_tried = *attempts > 0;
+    let through = if was_tried { (*through).max(*position) } else { *through };
+    let (selection, through) = target.of_turn(turn, *position, through);
+    let mut after = position - 1;
+    loop {
+        let range = Range { after, through: Some(through), order: Order::Ascending };
+        let page = shared.journal.read(&selection, range, 1, Columns::ALL).await?;
+        after = page.covered;
+        let Some(entry) = page.entries.first() else {
+            // With dialects a page may be empty although there are more.
+            if page.more {
+                continue;
+            }
+            return Ok(None);
+        };
+        let mut delivery = target.delivery(entry);
+        if Ordering::of_turn(turn).turn(entry) != *turn || !target.owes(shared, entry) {
+            continue;
+        }
+        delivery.turn.clone_from(turn);
+        if was_tried
+            && entry.position == *position
+            && let Some(body) = shared.journal.frozen_body(&target.row.id, target.replay_id(), *position).await?
+        {
+            delivery.body = Bytes::from(body);
+        }
+        return Ok(Some(delivery));
+    }
+}
