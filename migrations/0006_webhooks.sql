@@ -41,7 +41,9 @@ create table exceptions (
     last_attempt_at bigint,
     last_status     bigint,
     last_error      text,
+    -- With the format that they were made in, which an edit may change.
     body            bytea,
+    format          text,
     -- Of a batch: its last position, its id, and how many events it holds; stored before its first attempt.
     through         bigint,
     batch           text,

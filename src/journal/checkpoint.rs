@@ -146,14 +146,15 @@ async fn upsert(
     let body = row.body.as_deref().filter(|_| row.batch.is_none() || is_current);
     // The bytes of the first failure stay, and so does what its owner asks for until it is done.
     let sql = "insert into deliveries (webhook, replay, position, turn, status, event_id, type, attempts, next_attempt_at, \
-               last_attempt_at, last_status, last_error, through, batch, events, body) \
+               last_attempt_at, last_status, last_error, through, batch, events, body, format) \
                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-               case when exists (select 1 from entries where position = $3 and erased_at is null) then $16 end) \
+               case when exists (select 1 from entries where position = $3 and erased_at is null) then $16 end, $19) \
                on conflict (webhook, replay, position, turn) do update set status = excluded.status, \
                event_id = excluded.event_id, type = excluded.type, attempts = excluded.attempts, \
                next_attempt_at = excluded.next_attempt_at, last_attempt_at = excluded.last_attempt_at, \
                last_status = excluded.last_status, last_error = excluded.last_error, through = excluded.through, \
                batch = excluded.batch, events = excluded.events, body = coalesce(deliveries.body, excluded.body), \
+               format = case when deliveries.body is null then excluded.format else deliveries.format end, \
                wish = case when $17 then null else deliveries.wish end \
                where $18 or deliveries.status not in ('failing', 'held')";
     execute!(
@@ -176,7 +177,8 @@ async fn upsert(
         row.events,
         body,
         row.wish == Wish::Done,
-        may_replace
+        may_replace,
+        row.format.as_deref()
     );
     Ok(())
 }

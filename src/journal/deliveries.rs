@@ -39,6 +39,8 @@ pub struct DeliveryRow {
     pub wish: Wish,
     /// Written when there is one; never read back with lists.
     pub body: Option<Vec<u8>>,
+    /// Of the body.
+    pub format: Option<String>,
 }
 
 /// What the owner of a webhook asks of a failing delivery.
@@ -64,11 +66,21 @@ impl From<Option<String>> for Wish {
     }
 }
 
-/// A wish for the row at a position.
+/// A wish for rows at positions.
 pub(super) struct Wished {
     webhook: String,
-    position: i64,
+    from: i64,
+    through: i64,
     wish: Wish,
+    /// Only those that hold their turns.
+    only_held: bool,
+}
+
+impl Wished {
+    /// To send again what holds its turn.
+    pub(super) fn held(webhook: &str, from: i64, through: i64) -> Self {
+        Self { webhook: webhook.to_owned(), from, through, wish: Wish::Resend, only_held: true }
+    }
 }
 
 /// One call.
@@ -108,7 +120,7 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn wishes(&self, webhook: &str, replay: &str) -> Result<Vec<DeliveryRow>, Error> {
-        let sql = "select position, turn, wish from deliveries where webhook = $1 and replay = $2 and wish is not null";
+        let sql = "select position, turn, wish, through from deliveries where webhook = $1 and replay = $2 and wish is not null";
         Ok(select!(self.db(), query_as.fetch_all, sql, webhook, replay))
     }
 
@@ -118,7 +130,8 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn wish(&self, webhook: &str, position: i64, wish: Wish) -> Result<bool, Error> {
-        let wished = Wished { webhook: webhook.to_owned(), position, wish };
+        let (from, through) = (position, position);
+        let wished = Wished { webhook: webhook.to_owned(), from, through, wish, only_held: false };
         Ok(self.inner.writer.write(Write::Wish(wished)).await?.journaled > 0)
     }
 
@@ -139,7 +152,8 @@ impl Journal {
             "select d.position, d.turn, {STATUS} as status, e.event_id, e.type, d.attempts, d.next_attempt_at, d.last_attempt_at, \
              d.last_status, d.last_error, d.through, d.batch, d.events, e.aggregate_type, e.aggregate_id \
              from deliveries d join entries e on e.position = d.position \
-             where d.webhook = $1 and ($2 = '' or {STATUS} = $2) and d.position > $3 and d.attempts > 0{} \
+             where d.webhook = $1 and (({STATUS} = $2) or ($2 = '' and d.replay = '' and d.status <> 'discarded')) \
+             and d.position > $3 and d.attempts > 0{} \
              order by d.position, d.replay limit $4",
             condition.text
         );
@@ -154,7 +168,7 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn count_exceptions(&self) -> Result<Vec<(String, i64)>, Error> {
-        let sql = "select webhook, count(*) from deliveries where replay = '' and status <> 'discarded' \
+        let sql = "select webhook, cast(sum(coalesce(events, 1)) as bigint) from deliveries where replay = '' and status <> 'discarded' \
                    and event_id is not null group by webhook";
         Ok(select!(self.db(), query_as.fetch_all, sql))
     }
@@ -168,28 +182,21 @@ impl Journal {
         Ok(select!(self.db(), query_scalar.fetch_one, sql, webhook))
     }
 
-    /// The bytes to repeat for an exception: of the lane, or where a replay has none, of the live one.
+    /// The bytes to repeat for an exception and the format that they are in: of the lane, or where a replay has none, of the
+    /// live one. Of a batch that was formed, or of a single event.
     ///
     /// # Errors
     /// The database.
-    pub async fn frozen_body(&self, webhook: &str, replay: &str, position: i64) -> Result<Option<Vec<u8>>, Error> {
-        let sql = "select body from deliveries where webhook = $1 and replay in ($2, '') and position = $3 \
-                   and body is not null and batch is null order by replay desc limit 1";
-        let body: Option<Option<Vec<u8>>> =
-            select!(self.db(), query_scalar.fetch_optional, sql, webhook, replay, position);
-        Ok(body.flatten())
-    }
-
-    /// The bytes of a batch that was formed.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn batch_body(&self, webhook: &str, replay: &str, position: i64) -> Result<Option<Vec<u8>>, Error> {
-        let sql =
-            "select body from deliveries where webhook = $1 and replay = $2 and position = $3 and batch is not null";
-        let body: Option<Option<Vec<u8>>> =
-            select!(self.db(), query_scalar.fetch_optional, sql, webhook, replay, position);
-        Ok(body.flatten())
+    pub async fn frozen(
+        &self,
+        webhook: &str,
+        replay: &str,
+        position: i64,
+        is_batch: bool,
+    ) -> Result<Option<(Vec<u8>, String)>, Error> {
+        let sql = "select body, coalesce(format, 'standard') from deliveries where webhook = $1 and replay in ($2, '') \
+                   and position = $3 and body is not null and (batch is not null) = $4 order by replay desc limit 1";
+        Ok(select!(self.db(), query_as.fetch_optional, sql, webhook, replay, position, is_batch))
     }
 
     /// The calls that the log still has of one event, oldest first.
@@ -218,7 +225,9 @@ impl Journal {
             "select a.position, 'delivered' as status, e.event_id, e.type, a.attempt as attempts, \
              a.started_at as last_attempt_at, a.status as last_status, e.aggregate_type, e.aggregate_id \
              from attempts a join entries e on e.position = a.position \
-             where a.webhook = $1 and a.position > $2 and a.error is null and a.replay = ''{} order by a.position limit $3",
+             where a.webhook = $1 and a.position > $2 and a.error is null and not exists (select 1 from attempts b \
+             where b.webhook = a.webhook and b.position = a.position and b.error is null \
+             and (b.started_at, b.replay, b.attempt) > (a.started_at, a.replay, a.attempt)){} order by a.position limit $3",
             condition.text
         );
         let sql = AssertSqlSafe(sql);
@@ -242,13 +251,15 @@ impl Listed {
 }
 
 pub(super) async fn wish(conn: &mut Conn, wished: &Wished) -> Result<u64, Error> {
-    let Wished { webhook, position, wish } = wished;
+    let Wished { webhook, from, through, wish, only_held } = wished;
     let text = if *wish == Wish::Discard { "discard" } else { "resend" };
-    let sql = "update deliveries set wish = $3 where webhook = $1 and position = $2 and status in ('failing', 'held')";
-    let asked = execute!(conn, sql, webhook, position, text);
+    let sql = "update deliveries set wish = $4 where webhook = $1 and position >= $2 and position <= $3 \
+               and (status = 'held' or (status = 'failing' and not $5))";
+    let asked = execute!(conn, sql, webhook, from, through, text, only_held);
     if asked > 0 || *wish != Wish::Discard {
         return Ok(asked);
     }
-    let sql = "update deliveries set status = 'discarded', body = null where webhook = $1 and position = $2 and status = 'dead'";
-    Ok(execute!(conn, sql, webhook, position))
+    let sql = "update deliveries set status = 'discarded', next_attempt_at = null, body = null \
+               where webhook = $1 and position >= $2 and position <= $3 and status = 'dead'";
+    Ok(execute!(conn, sql, webhook, from, through))
 }

@@ -120,6 +120,16 @@ impl Journal {
         Ok(Page { entries, covered, more, head })
     }
 
+    /// Asks for the events of a range that are dead and hold their turns, and tells how many there are.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn resend_held(&self, webhook: &str, range: Range) -> Result<u64, Error> {
+        let through = range.through.unwrap_or(i64::MAX);
+        let wished = super::deliveries::Wished::held(webhook, range.after + 1, through);
+        Ok(self.inner.writer.write(Write::Wish(wished)).await?.journaled)
+    }
+
     /// How many of the events of a range are dead at a webhook.
     ///
     /// # Errors

@@ -124,6 +124,8 @@ pub enum Edit {
     Update {
         row: Box<WebhookRow>,
         read_at: i64,
+        /// What failed before does not count against it any more.
+        is_new_start: bool,
     },
     /// With its deliveries, replays and its log; if it was not edited since it was read.
     Delete {
@@ -197,7 +199,7 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, change: &
     for edit in &change.edits {
         let done = match edit {
             Edit::Create(row) => insert(conn, row).await?,
-            Edit::Update { row, read_at } => update(conn, row, *read_at).await?,
+            Edit::Update { row, read_at, is_new_start } => update(conn, row, *read_at, *is_new_start).await?,
             Edit::Delete { id, revision } => delete(conn, id, *revision).await?,
         };
         if done == 0 {
@@ -253,12 +255,12 @@ async fn insert(conn: &mut Conn, row: &WebhookRow) -> Result<u64, Error> {
     ))
 }
 
-async fn update(conn: &mut Conn, row: &WebhookRow, read_at: i64) -> Result<u64, Error> {
-    // The cursor is not in it: a dispatch may be moving it at this moment. And it is a new start: what failed before
-    // does not count against it.
+async fn update(conn: &mut Conn, row: &WebhookRow, read_at: i64, is_new_start: bool) -> Result<u64, Error> {
+    // The cursor is not in it: a dispatch may be moving it at this moment.
     let sql = "update webhooks set revision = $2, url = $3, definition = $4, secrets = $5, status = $6, \
                status_reason = $7, updated_at = $8, consented_at = $10, allowed_rate = $11, callback_hash = $12, \
-               failing_since = null, failures = 0 where id = $1 and updated_at = $9";
+               failing_since = case when $13 then null else failing_since end, \
+               failures = case when $13 then 0 else failures end where id = $1 and updated_at = $9";
     Ok(execute!(
         conn,
         sql,
@@ -273,7 +275,8 @@ async fn update(conn: &mut Conn, row: &WebhookRow, read_at: i64) -> Result<u64, 
         read_at,
         row.consented_at,
         row.allowed_rate,
-        row.callback_hash.as_deref()
+        row.callback_hash.as_deref(),
+        is_new_start
     ))
 }
 

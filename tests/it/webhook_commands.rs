@@ -314,8 +314,9 @@ async fn what_is_discarded_is_given_up_and_its_key_goes_on() {
     caught_up(&gateway, &webhook).await;
     assert_eq!(numbers(&deliveries(&gateway, &webhook, "discarded").await), [2]);
     assert_eq!(of_delivery(&gateway, &webhook, 3, "Discard").await, 409, "it was delivered");
-    let recovered = command_with(&gateway, &own_path(&webhook), "Recover", &json!({"since": "2026-01-01T00:00:00Z"}));
-    assert_eq!(recovered.await["replay"]["total"], 0, "it is given up");
+    let since = json!({"since": "2026-01-01T00:00:00Z"});
+    let recovered = command_with(&gateway, &own_path(&webhook), "Recover", &since).await;
+    assert_eq!(recovered["replay"]["total"], 0, "it is given up");
 }
 
 #[tokio::test]

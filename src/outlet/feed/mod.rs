@@ -32,7 +32,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::filter::{Filter, Selection};
+use crate::filter::{Filter, OWN_SOURCE, Selection};
 use crate::journal::Journal;
 use crate::runtime::{Bell, Tasks, parse_duration};
 use crate::web::auth::{Client, Scope};
@@ -96,6 +96,12 @@ impl FeedConfig {
     fn all() -> Self {
         let (name, filter, page_size) = ("all".to_owned(), Filter::default(), default_page_size());
         Self { name, title: None, filter, page_size, max_age: MAX_AGE }
+    }
+
+    /// Our own operational events, to each client those about what it owns.
+    fn own() -> Self {
+        let filter = Filter { sources: vec![OWN_SOURCE.to_owned()], ..Filter::default() };
+        Self { name: OWN_SOURCE.to_owned(), title: Some("Operational events".to_owned()), filter, ..Self::all() }
     }
 
     /// What people see.
@@ -168,6 +174,9 @@ impl Feeds {
         tasks: &Tasks,
     ) -> Result<Self, String> {
         check(config, &feeds)?;
+        if !feeds.iter().any(|feed| feed.name == OWN_SOURCE) {
+            feeds.push(FeedConfig::own());
+        }
         if !feeds.iter().any(|feed| feed.name == "all") {
             feeds.insert(0, FeedConfig::all());
         }

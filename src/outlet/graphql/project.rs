@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
+use async_graphql::Value;
 use async_graphql::parser::types::{ExecutableDocument, Selection as Selected, SelectionSet};
 use futures_util::FutureExt as _;
 
 use super::documents::Refusal;
 use super::engine::Engine;
+use super::scalars::push_value;
 use crate::event::Entry;
 use crate::filter::{Filter, Selection};
-use crate::json;
 
 /// What of an aggregate is the same whenever it is asked for.
 const OF_AGGREGATE: [&str; 4] = ["id", "type", "key", "__typename"];
@@ -52,13 +53,11 @@ impl Engine {
         let caller = self.caller_for(Selection::visible(&Filter::default()), entry);
         // Nothing in it waits: the event is given, and what would have to be read is refused.
         let response = self.execute(request.data(caller)).now_or_never();
-        let text = response.map(|response| response.data.into_json().unwrap_or_default().to_string());
-        let mut selected = "null".to_owned();
-        let _ = json::members(text.as_deref().unwrap_or("{}"), |name, _, value| {
-            if name == "event" {
-                value.clone_into(&mut selected);
-            }
-        });
+        let mut selected = String::new();
+        match response.as_ref().map(|response| &response.data) {
+            Some(Value::Object(data)) => push_value(&mut selected, data.get("event").unwrap_or(&Value::Null)),
+            _ => selected.push_str("null"),
+        }
         selected
     }
 }

@@ -12,10 +12,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
 use super::Shared;
-use super::body::Renderer;
-use super::definition::Definition;
+use super::definition::{Definition, Format};
 use super::oauth2;
-use super::secrets::{Auth, Secrets};
+use super::secrets::{Auth, Secrets, is_secret_header};
 use super::signature::Signer;
 use crate::event::Cursor;
 use crate::journal::webhooks::WebhookRow;
@@ -47,18 +46,14 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Nothing if what is stored can't be used.
-    pub(super) fn new(
-        shared: &Shared,
-        row: &WebhookRow,
-        definition: &Definition,
-        secrets: Secrets,
-        renderer: &Renderer,
-    ) -> Option<Self> {
+    pub(super) fn new(shared: &Shared, row: &WebhookRow, definition: &Definition, secrets: Secrets) -> Option<Self> {
         let signer = secrets.signer(&definition.signature)?;
         let mut headers = HeaderMap::with_capacity(secrets.headers.len() + 16);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         for (name, value) in &secrets.headers {
-            headers.insert(HeaderName::try_from(name.as_str()).ok()?, secret(value)?);
+            let mut shown = HeaderValue::try_from(value).ok()?;
+            shown.set_sensitive(is_secret_header(name));
+            headers.insert(HeaderName::try_from(name.as_str()).ok()?, shown);
         }
         match &secrets.auth {
             Some(Auth::Basic { username, password }) => {
@@ -70,7 +65,6 @@ impl Receiver {
             }
             Some(Auth::Oauth2 { .. }) | None => {}
         }
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(renderer.content_type()));
         headers.insert(REQUEST_ORIGIN, HeaderValue::try_from(&shared.authority).ok()?);
         if let Some(rate) = definition.rate_per_minute() {
             headers.insert(REQUEST_RATE, rate.into());
@@ -103,6 +97,8 @@ pub(super) struct Delivery {
     /// What of the event stands in headers.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Bytes,
+    pub(super) format: Format,
+    pub(super) content_type: &'static str,
     /// Of a batch: the positions of its events, of which `position` is the first; its id stands for the event's.
     pub(super) batch: Vec<i64>,
 }
@@ -178,11 +174,12 @@ async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outc
         outcome.error = Some("refused_address");
         return;
     };
+    let is_plain = request.url().scheme() == "http";
     let mut response = match client.execute(request).await {
         Ok(response) => response,
         Err(error) => {
             outcome.error = Some(class(&error));
-            outcome.is_of_proxy = shared.outgoing.has_proxy() && is_of_proxy(&error);
+            outcome.is_of_proxy = shared.outgoing.has_proxy() && is_of_proxy(&error, is_plain);
             return;
         }
     };
@@ -230,6 +227,7 @@ pub(super) fn headers(
     let cursor = Cursor::new(shared.journal.id(), delivery.last());
     let via = format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
     let mut headers = receiver.headers.clone();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(delivery.content_type));
     headers.extend(delivery.headers.iter().cloned());
     let signatures = receiver.signer.headers(&id, timestamp, &delivery.body);
     let own = [
@@ -279,18 +277,23 @@ fn class(error: &reqwest::Error) -> &'static str {
     }
 }
 
-/// The proxy could not be reached, or refused. Its error types are private, too.
-fn is_of_proxy(error: &reqwest::Error) -> bool {
+/// The proxy itself could not be reached. What it says about a receiver is about that. Its error types are private, too.
+fn is_of_proxy(error: &reqwest::Error, is_plain: bool) -> bool {
+    if !error.is_connect() {
+        return false;
+    }
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    let mut is_of_tunnel = false;
     while let Some(inner) = cause {
         let text = inner.to_string();
-        if ["tunnel error", "proxy", "socks"].iter().any(|word| text.starts_with(word)) || text.contains("socks proxy")
-        {
+        if text.ends_with("failed to create underlying connection") {
             return true;
         }
+        is_of_tunnel |= text.contains("tunnel") || text.to_ascii_lowercase().contains("socks");
         cause = inner.source();
     }
-    false
+    // Of a call by http: nobody but the proxy is connected to.
+    is_plain && !is_of_tunnel
 }
 
 /// TLS faults travel inside `io::Error`s, which name the cause of what they hold as their source instead of it.

@@ -25,7 +25,7 @@ const RETRY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1).
 const HEADERS_MAX: usize = 20;
 const HEADER_BYTES_MAX: usize = 4096;
 const QUERY_BYTES_MAX: usize = 16 * 1024;
-const RATE_MAX: u32 = 100_000;
+pub(super) const RATE_MAX: u32 = 100_000;
 const RATE_PER: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const BATCH_MAX: std::ops::RangeInclusive<usize> = 1..=1_000;
 const BATCH_WAIT_MAX: Duration = Duration::from_secs(60);

@@ -1,12 +1,10 @@
 //! Several events in one call: put together when their turn comes, stored, then sent, one batch after the other. A stored
 //! batch keeps its id, its events and its bytes, whatever happens.
 
-use axum::body::Bytes;
-
 use super::Shared;
 use super::attempt::Delivery;
 use super::calls::Found;
-use super::definition::Batch;
+use super::definition::Format;
 use super::target::Target;
 use super::turn::Retry;
 use crate::event::Entry;
@@ -14,29 +12,24 @@ use crate::journal::deliveries::DeliveryRow;
 use crate::journal::{Columns, Error, Order, Range};
 
 /// What the next batch from a row's position on is: the stored one, or a new one.
-pub(super) async fn find(shared: &Shared, target: &Target, batch: &Batch, retry: &Retry) -> Result<Found, Error> {
+pub(super) async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Found, Error> {
     if let Some((id, last)) = &retry.batch {
-        let body = shared.journal.batch_body(&target.row.id, target.replay_id(), retry.position).await?;
+        let frozen = shared.journal.frozen(&target.row.id, target.replay_id(), retry.position, true).await?;
         // Without bytes something in it was erased: it is put together anew, under a new id.
-        if let Some(body) = body {
-            let entries = read(shared, target, retry.position, *last, usize::MAX, Columns::ENVELOPE).await?;
-            let mut positions: Vec<i64> = entries.iter().map(|entry| entry.position).collect();
-            if positions.last() != Some(last) {
-                positions.push(*last);
-            }
+        if let Some((body, format)) = frozen {
+            let format = Format::of_word(&format);
             return Ok(Found::Delivery(Delivery {
                 position: retry.position,
                 event_id: id.clone(),
-                body: Bytes::from(body),
-                batch: positions,
+                body: body.into(),
+                format,
+                content_type: target.renderer.with(format).content_type(),
+                batch: positions(shared, target, retry.position, *last).await?,
                 ..Delivery::default()
             }));
         }
     }
-    form(shared, target, batch, retry).await
-}
-
-async fn form(shared: &Shared, target: &Target, batch: &Batch, retry: &Retry) -> Result<Found, Error> {
+    let batch = target.batch.clone().unwrap_or_default();
     let entries = read(shared, target, retry.position, retry.through, batch.max, Columns::ALL).await?;
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(Found::None) };
     let grows_until = first.recorded_at.0.saturating_add(i64::try_from(batch.wait().as_micros()).unwrap_or(i64::MAX));
@@ -44,14 +37,31 @@ async fn form(shared: &Shared, target: &Target, batch: &Batch, retry: &Retry) ->
     if entries.len() < batch.max && now < grows_until && target.replay.is_none() {
         return Ok(Found::Later(grows_until));
     }
+    // Of a webhook that was a batched one before an edit.
+    let format = if target.renderer.format.is_batched() { target.renderer.format } else { Format::CloudeventsBatch };
     Ok(Found::Formed(DeliveryRow {
         position: first.position,
         batch: Some(format!("batch-{}", uuid::Uuid::now_v7())),
         through: Some(last.position),
         events: i64::try_from(entries.len()).ok(),
-        body: Some(target.renderer.batch(&entries).to_vec()),
+        body: Some(target.renderer.with(format).batch(&entries).to_vec()),
+        format: Some(format.word().to_owned()),
         ..DeliveryRow::default()
     }))
+}
+
+/// The positions of the events of a batch that was formed.
+pub(super) async fn positions(shared: &Shared, target: &Target, from: i64, last: i64) -> Result<Vec<i64>, Error> {
+    let entries = read(shared, target, from, last, usize::MAX, Columns::ENVELOPE).await?;
+    let mut positions: Vec<i64> = entries.iter().map(|entry| entry.position).collect();
+    // Whatever an edit has taken away: it begins and ends where it did.
+    if positions.first() != Some(&from) {
+        positions.insert(0, from);
+    }
+    if positions.last() != Some(&last) {
+        positions.push(last);
+    }
+    Ok(positions)
 }
 
 /// The events of the lane from a position on, at most so many.
@@ -67,7 +77,7 @@ async fn read(
     let (selection, through) = target.of_turn("", from, through);
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = shared.journal.read(&selection, range, limit.min(1_000), columns).await?;
+        let page = target.read_of(shared, &selection, range, limit.min(1_000), columns).await?;
         found.extend(page.entries.into_iter().filter(|entry| target.owes(shared, entry)));
         after = page.covered;
         if !page.more || found.len() >= limit {

@@ -39,6 +39,11 @@ impl Renderer {
         }
     }
 
+    /// The same in another format.
+    pub(super) fn with(&self, format: Format) -> Self {
+        Self { format, ..self.clone() }
+    }
+
     /// The body for one event, or its part of a batch.
     pub(super) fn body(&self, entry: &Entry) -> Bytes {
         let event = &entry.event;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -25,7 +24,6 @@ pub(super) async fn first(
     delivery: Delivery,
     started: i64,
 ) -> Done {
-    let Some(_permit) = permit(shared, target, stop).await else { return Done::NotStarted };
     match call(shared, target, stop, &delivery, 1).await {
         Some(outcome) => Done::First { delivery, started, outcome },
         None => Done::NotStarted,
@@ -51,12 +49,11 @@ async fn permit<'a>(
 /// The next step of a turn.
 pub(super) async fn again(shared: &Shared, target: &Target, stop: &CancellationToken, retry: Retry) -> Done {
     let later = |shared: &Shared| shared.steady.now_micros() + RETRY_READ_MICROS;
-    let found = match &target.batch {
-        Some(batch) => batch::find(shared, target, batch, &retry).await,
-        None => find(shared, target, &retry).await.map(|delivery| match delivery {
-            Some(delivery) => Found::Delivery(delivery),
-            None => Found::None,
-        }),
+    // What was formed before an edit goes as it was, and so does what waits from before it became a batched one.
+    let found = match (&target.batch, retry.turn.is_empty()) {
+        _ if retry.batch.is_some() => batch::find(shared, target, &retry).await,
+        (Some(_), true) if retry.attempts == 0 => batch::find(shared, target, &retry).await,
+        _ => find(shared, target, &retry).await,
     };
     let delivery = match found {
         Ok(Found::Delivery(delivery)) => delivery,
@@ -68,9 +65,6 @@ pub(super) async fn again(shared: &Shared, target: &Target, stop: &CancellationT
             warn!(webhook.id = %id, %cause, "webhook `{id}` can't read what it has to retry, will retry in 1s");
             return Done::Put { again_at: later(shared), turn: retry.turn };
         }
-    };
-    let Some(_permit) = permit(shared, target, stop).await else {
-        return Done::Put { again_at: later(shared), turn: retry.turn };
     };
     let attempt = attempt_of(&delivery, retry.position, retry.attempts);
     match call(shared, target, stop, &delivery, attempt).await {
@@ -89,10 +83,12 @@ async fn call(
 ) -> Option<Outcome> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
+        let permit = permit(shared, target, stop).await?;
         let outcome = attempt::call(shared, &target.receiver, delivery, attempt, target.replay_id()).await;
         if !outcome.is_of_proxy {
             return Some(outcome);
         }
+        drop(permit);
         let (id, wait) = (&target.row.id, backoff.next_wait());
         warn!(webhook.id = %id, "webhook `{id}`: the proxy can't be used, will retry in {wait:?}; see `webhooks.proxy`");
         if tokio::time::timeout(wait, stop.cancelled()).await.is_ok() {
@@ -114,7 +110,7 @@ pub(super) enum Found {
 
 /// What a turn is about: its first event from its row's position on, with the frozen bytes if it is the one that was
 /// tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
-async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<Delivery>, Error> {
+async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Found, Error> {
     let Retry { turn, position, attempts, through, .. } = retry;
     let was_tried = *attempts > 0;
     let through = if was_tried { (*through).max(*position) } else { *through };
@@ -122,26 +118,26 @@ async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Option<
     let mut after = position - 1;
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = shared.journal.read(&selection, range, 1, Columns::ALL).await?;
+        let page = target.read_of(shared, &selection, range, 1, Columns::ALL).await?;
         after = page.covered;
         let Some(entry) = page.entries.first() else {
             // With dialects a page may be empty although there are more.
             if page.more {
                 continue;
             }
-            return Ok(None);
+            return Ok(Found::None);
         };
-        let mut delivery = target.delivery(entry);
         if Ordering::of_turn(turn).turn(entry) != *turn || !target.owes(shared, entry) {
             continue;
         }
-        delivery.turn.clone_from(turn);
-        if was_tried
-            && entry.position == *position
-            && let Some(body) = shared.journal.frozen_body(&target.row.id, target.replay_id(), *position).await?
-        {
-            delivery.body = Bytes::from(body);
+        let mut frozen = None;
+        if was_tried && entry.position == *position {
+            frozen = shared.journal.frozen(&target.row.id, target.replay_id(), *position, false).await?;
         }
-        return Ok(Some(delivery));
+        let delivery = match frozen {
+            Some((body, format)) => target.frozen(entry, body, &format),
+            None => target.alone(entry),
+        };
+        return Ok(Found::Delivery(Delivery { turn: turn.clone(), ..delivery }));
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse as _;
 use serde_json::{Map, Value, json};
 
-use super::attempt::{self, Receiver};
-use super::represent::{entity, represent, shown_replay};
-use super::rest::{Shown, first_status, json_body, start, update};
+use super::attempt;
+use super::represent::{check_precondition, entity, represent, shown_replay};
+use super::rest::{Shown, first_status, json_body, own, start, update};
 use super::target::{self, Target};
 use super::{Shared, attributes, consent, definition_of, signature};
 use crate::event::{Cursor, Entry, Event, Micros};
@@ -22,6 +22,7 @@ use crate::journal::webhooks::{AGGREGATE_TYPE, Status, WebhookRow};
 use crate::journal::{Order, Range};
 use crate::json::Plain;
 use crate::runtime::parse_duration;
+use crate::web::auth::Client;
 use crate::web::negotiate;
 use crate::web::problem::{Kind, Problem};
 
@@ -40,33 +41,70 @@ pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-pub(super) async fn run(
+/// How often a command is tried again that met another change: whoever named no version wants it in any case.
+const TRIES_MAX: usize = 5;
+
+pub(super) async fn put(
     shared: &Arc<Shared>,
-    row: WebhookRow,
+    client: &Client,
+    id: &str,
     command: &str,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
+) -> Shown {
+    let body = body.map_err(|cause| json_body(headers, Err(cause)).err());
+    let mut tries = 1;
+    loop {
+        let row = own(shared, client, id).await?;
+        check_precondition(headers, &row)?;
+        let body = match &body {
+            Ok(body) => body.clone(),
+            Err(problem) => return Err(problem.clone().unwrap_or_else(|| Problem::new(Kind::BadRequest, "no body"))),
+        };
+        match run(shared, client, row, command, headers, body).await {
+            Err(problem)
+                if problem.kind == Kind::PreconditionFailed
+                    && !headers.contains_key(header::IF_MATCH)
+                    && tries < TRIES_MAX =>
+            {
+                tries += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    client: &Client,
+    row: WebhookRow,
+    command: &str,
+    headers: &HeaderMap,
+    body: Bytes,
 ) -> Shown {
     let arguments = |names: &[&str]| arguments(command, names, headers, body);
     let row = match command {
         "Pause" => {
             let (status, status_reason) = (Status::Paused, Some("paused by its owner".to_owned()));
-            one(update(shared, vec![WebhookRow { status, status_reason, ..row }], Some("postern.webhook.paused"))
-                .await?)?
+            one(update(
+                shared,
+                vec![WebhookRow { status, status_reason, ..row }],
+                true,
+                Some("postern.webhook.paused"),
+            )
+            .await?)?
         }
         "Resume" if row.status == Status::Active => row,
         "Resume" => resume(shared, row).await?,
         "Verify" => verify(shared, row).await?,
         "RotateSecret" => return rotate(shared, row, &arguments(&["secret", "grace"])?).await,
         "Test" => return test(shared, row).await,
-        "Replay" => return replay(shared, row, &arguments(&["from", "to"])?).await,
+        "Replay" => return replay(shared, client, row, &arguments(&["from", "to"])?).await,
         "Recover" => return recover(shared, row, &arguments(&["since"])?).await,
         "CancelReplay" => {
             shared.journal.cancel_replays(&row.id).await?;
-            let read_at = row.updated_at;
             // An edit of nothing: the lanes end and begin anew.
-            let row = WebhookRow { updated_at: read_at, ..row };
-            one(update(shared, vec![row], None).await?)?
+            one(update(shared, vec![row], false, None).await?)?
         }
         other => {
             return Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}")));
@@ -81,16 +119,11 @@ fn one(rows: Vec<WebhookRow>) -> Result<WebhookRow, Problem> {
 }
 
 /// The JSON object that goes with a command; nothing is an empty one.
-fn arguments(
-    command: &str,
-    names: &[&str],
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Map<String, Value>, Problem> {
-    if matches!(&body, Ok(body) if body.is_empty()) {
+fn arguments(command: &str, names: &[&str], headers: &HeaderMap, body: Bytes) -> Result<Map<String, Value>, Problem> {
+    if body.is_empty() {
         return Ok(Map::new());
     }
-    let body = json_body(headers, body)?;
+    let body = json_body(headers, Ok(body))?;
     let bad = |detail: String| Problem::new(Kind::BadRequest, detail);
     let Ok(Plain(Value::Object(arguments))) = serde_json::from_slice(&body) else {
         return Err(bad(format!("`Command: {command}` takes a JSON object with {}", names.join(", "))));
@@ -106,7 +139,7 @@ async fn resume(shared: &Arc<Shared>, mut row: WebhookRow) -> Result<WebhookRow,
     let url = url.map_err(|_| Problem::new(Kind::Conflict, "the stored URL can't be used; replace it first"))?;
     shared.check_query(&definition_of(&row))?;
     let asks = first_status(shared, &mut row, &url);
-    let row = one(update(shared, vec![row], Some("postern.webhook.resumed")).await?)?;
+    let row = one(update(shared, vec![row], true, Some("postern.webhook.resumed")).await?)?;
     if asks {
         consent::ask_later(shared, row.clone());
     }
@@ -140,7 +173,7 @@ async fn rotate(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>
     secrets.rotate(secret, &profiles, now, until);
     let sealed = secrets.seal(&shared.sealer, &row.id);
     let row = WebhookRow { revision: row.revision + 1, secrets: sealed, ..row };
-    let row = one(update(shared, vec![row], Some("postern.webhook.secret_rotated")).await?)?;
+    let row = one(update(shared, vec![row], false, Some("postern.webhook.secret_rotated")).await?)?;
     Ok(entity(&row, json!({ "secret": secrets.secret(), "oldSecretUntil": Micros(until).to_text() })))
 }
 
@@ -166,9 +199,8 @@ async fn test(shared: &Shared, row: WebhookRow) -> Shown {
     };
     let position = shared.journal.head().await?.position;
     let entry = Entry { position, event, recorded_at: now, feed_time: now, ..Entry::default() };
-    let delivery = target.delivery(&entry);
-    let receiver: &Receiver = &target.receiver;
-    let outcome = attempt::call(shared, receiver, &delivery, 1, "test").await;
+    let delivery = target.alone(&entry);
+    let outcome = attempt::call(shared, &target.receiver, &delivery, 1, "test").await;
     let shown = json!({
         "eventId": delivery.event_id, "delivered": outcome.error.is_none(), "status": outcome.status,
         "error": outcome.error, "durationMs": outcome.duration_ms, "answer": outcome.answer,
@@ -176,14 +208,15 @@ async fn test(shared: &Shared, row: WebhookRow) -> Shown {
     Ok(Json(shown).into_response())
 }
 
-async fn replay(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>) -> Shown {
+async fn replay(shared: &Shared, client: &Client, row: WebhookRow, arguments: &Map<String, Value>) -> Shown {
     let missing = || Problem::new(Kind::BadRequest, "`Replay` needs `from`, such as {\"from\": \"beginning\"}");
     let from = attributes::from(arguments.get("from").ok_or_else(missing)?)?;
     let selection = owned(shared, &row)?;
-    let cursor = start(shared, &selection, &from).await?;
+    // Any event that the client may see tells a place.
+    let cursor = start(shared, &client.visible, &from).await?;
     let through = match arguments.get("to").filter(|to| !to.is_null()) {
         None => shared.journal.head().await?.position,
-        Some(to) => start(shared, &selection, &attributes::from(to)?).await?,
+        Some(to) => start(shared, &client.visible, &attributes::from(to)?).await?,
     };
     let range = Range { after: cursor, through: Some(through), order: Order::Ascending };
     let total = if cursor < through { shared.journal.count(&selection, range, i64::MAX).await? } else { 0 };
@@ -199,6 +232,12 @@ async fn recover(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value
     let selection = owned(shared, &row)?;
     let (cursor, through) = (start(shared, &selection, &from).await?, shared.journal.head().await?.position);
     let range = Range { after: cursor, through: Some(through), order: Order::Ascending };
+    check_active(&row)?;
+    // Those that hold their turns go first in the live lane.
+    let held = shared.journal.resend_held(&row.id, range).await?;
+    if held > 0 {
+        shared.note_change(&row.id, false);
+    }
     let total = shared.journal.count_dead(&row.id, range).await?;
     begin(shared, row, ReplayKind::Recover, (cursor, through), total).await
 }
@@ -210,17 +249,27 @@ fn owned(shared: &Shared, row: &WebhookRow) -> Result<crate::filter::Selection, 
 }
 
 /// Queues what is sent again, and tells how much it is.
-pub(super) async fn begin(
+async fn begin(shared: &Shared, row: WebhookRow, kind: ReplayKind, (cursor, through): (i64, i64), total: i64) -> Shown {
+    let replay = queue(shared, &row, kind, (cursor, through), total).await?;
+    let mut shown = represent(shared, &row).await?;
+    shown["replay"] = shown_replay(shared, &replay);
+    shown["replay"]["from"] = Cursor::new(shared.journal.id(), cursor).to_string().into();
+    if total == 0 {
+        // There is nothing to send, and so nothing was begun.
+        shown["replay"]["id"] = Value::Null;
+    }
+    Ok(entity(&row, shown))
+}
+
+/// Queues what is sent again, if that is anything.
+pub(super) async fn queue(
     shared: &Shared,
-    row: WebhookRow,
+    row: &WebhookRow,
     kind: ReplayKind,
     (cursor, through): (i64, i64),
     total: i64,
-) -> Shown {
-    if row.status != Status::Active {
-        let detail = format!("the webhook is {}; nothing is sent before it is active", row.status.as_str());
-        return Err(Problem::new(Kind::Conflict, detail));
-    }
+) -> Result<ReplayRow, Problem> {
+    check_active(row)?;
     let replay = ReplayRow {
         webhook: row.id.clone(),
         id: uuid::Uuid::now_v7().to_string(),
@@ -234,9 +283,13 @@ pub(super) async fn begin(
         shared.journal.start_replay(replay.clone()).await?;
         shared.note_change(&row.id, false);
     }
-    let mut shown = represent(shared, &row).await?;
-    let of = Cursor::new(shared.journal.id(), cursor).to_string();
-    shown["replay"] = shown_replay(shared, &replay);
-    shown["replay"]["from"] = of.into();
-    Ok(entity(&row, shown))
+    Ok(replay)
+}
+
+fn check_active(row: &WebhookRow) -> Result<(), Problem> {
+    if row.status == Status::Active {
+        return Ok(());
+    }
+    let detail = format!("the webhook is {}; nothing is sent before it is active", row.status.as_str());
+    Err(Problem::new(Kind::Conflict, detail))
 }

@@ -35,13 +35,21 @@ pub(super) async fn ask(shared: &Shared, mut row: WebhookRow) -> Result<WebhookR
     let key = random_hex(KEY_BYTES);
     // Before it is told: it may answer at once.
     row.callback_hash = Some(hex(&sha256(&key)));
-    row = store(shared, row, ASKING.to_owned(), None).await?;
+    let is_pending = row.status == Status::Pending;
+    if is_pending {
+        row.status_reason = Some(ASKING.to_owned());
+    }
+    row = store(shared, row, None).await?;
     match handshake(shared, &row, &key).await {
         Ok(rate) => agree(shared, row, rate).await,
         Err(reason) => {
             info!(webhook.id = %row.id, "the receiver of webhook `{}` has not agreed: {reason}", row.id);
-            match store(shared, row.clone(), reason, None).await {
-                // It agreed meanwhile, by the callback.
+            if !is_pending {
+                return Ok(row);
+            }
+            let told = WebhookRow { status_reason: Some(reason), ..row.clone() };
+            match store(shared, told, None).await {
+                // It agreed meanwhile, by the callback, or its owner did something with it.
                 Err(Error::Stale) => Ok(shared.journal.webhook(&row.id).await?.unwrap_or(row)),
                 stored => stored,
             }
@@ -64,42 +72,35 @@ pub(super) fn ask_later(shared: &Arc<Shared>, row: WebhookRow) {
     });
 }
 
-async fn store(
-    shared: &Shared,
-    mut row: WebhookRow,
-    reason: String,
-    notice: Option<Notice>,
-) -> Result<WebhookRow, Error> {
+async fn store(shared: &Shared, mut row: WebhookRow, notice: Option<Notice>) -> Result<WebhookRow, Error> {
     let read_at = row.updated_at;
-    row.status_reason = Some(reason).filter(|reason| !reason.is_empty());
     row.updated_at = shared.clock.now_micros().max(read_at + 1);
-    let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at }];
+    let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at, is_new_start: false }];
     shared.journal.change_webhook(Change { edits, notices: notice.into_iter().collect() }).await?;
     shared.changed(&row.id);
     Ok(row)
 }
 
 async fn agree(shared: &Shared, row: WebhookRow, rate: Agreed) -> Result<WebhookRow, Error> {
-    let (status, reason) = match row.status {
-        Status::Pending => (Status::Active, String::new()),
-        other => (other, row.status_reason.clone().unwrap_or_default()),
+    let (status, status_reason) = match row.status {
+        Status::Pending => (Status::Active, None),
+        other => (other, row.status_reason.clone()),
     };
     let now = shared.clock.now_micros();
-    let row = WebhookRow { status, consented_at: Some(now), allowed_rate: rate, callback_hash: None, ..row };
+    let row =
+        WebhookRow { status, status_reason, consented_at: Some(now), allowed_rate: rate, callback_hash: None, ..row };
     let notice = Notice::new(&row, "postern.webhook.verified", None);
-    store(shared, row, reason, Some(notice)).await
+    store(shared, row, Some(notice)).await
 }
 
 async fn handshake(shared: &Shared, row: &WebhookRow, key: &str) -> Result<Agreed, String> {
     let definition = definition_of(row);
     let unusable = || "its secrets can't be read".to_owned();
     let secrets = shared.unseal(row).ok_or_else(unusable)?;
-    let renderer = shared.renderer(&definition).ok_or_else(unusable)?;
-    let receiver = Receiver::new(shared, row, &definition, secrets, &renderer).ok_or_else(unusable)?;
+    let receiver = Receiver::new(shared, row, &definition, secrets).ok_or_else(unusable)?;
     let wished = definition.rate_per_minute();
     let mut request = reqwest::Request::new(Method::OPTIONS, receiver.url.clone());
     let mut headers = receiver.headers.clone();
-    headers.remove(axum::http::header::CONTENT_TYPE);
     let callback = format!("{}/webhooks/{}/consent?key={key}", shared.public_url, row.id);
     headers.insert(REQUEST_CALLBACK, callback.parse().map_err(|_| unusable())?);
     *request.headers_mut() = headers;
@@ -138,10 +139,10 @@ async fn challenge(shared: &Shared, receiver: &Receiver) -> Result<(), String> {
     let delivery = Delivery {
         event_id: format!("verification-{}", random_hex(16)),
         body: Bytes::from(body),
+        content_type: "application/json",
         ..Delivery::default()
     };
     let mut headers = attempt::headers(shared, receiver, &delivery, 1, shared.clock.now_micros() / 1_000_000, "");
-    headers.insert(axum::http::header::CONTENT_TYPE, axum::http::HeaderValue::from_static("application/json"));
     let authorized = oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await;
     authorized.map_err(|outcome| outcome.answer.unwrap_or_default())?;
     let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());

@@ -100,6 +100,30 @@ pub(super) enum Format {
     Websub,
 }
 
+impl Format {
+    /// As owners write it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Cloudevents => "cloudevents",
+            Self::CloudeventsBinary => "cloudevents-binary",
+            Self::CloudeventsBatch => "cloudevents-batch",
+            Self::Thin => "thin",
+            Self::Websub => "websub",
+        }
+    }
+
+    pub(super) fn of_word(word: &str) -> Self {
+        let all = [Self::Cloudevents, Self::CloudeventsBinary, Self::CloudeventsBatch, Self::Thin, Self::Websub];
+        all.into_iter().find(|format| format.word() == word).unwrap_or_default()
+    }
+
+    /// Whether a call carries a list of events.
+    pub(super) fn is_batched(self) -> bool {
+        matches!(self, Self::CloudeventsBatch | Self::Websub)
+    }
+}
+
 /// What of a webhook's events waits for what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

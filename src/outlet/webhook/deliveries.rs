@@ -83,7 +83,7 @@ pub(super) async fn put(
                 shared.note_change(&row.id, false);
             } else {
                 let stretch = (delivery.position - 1, delivery.position);
-                return commands::begin(&shared, row, ReplayKind::Resend, stretch, 1).await;
+                commands::queue(&shared, &row, ReplayKind::Resend, stretch, 1).await?;
             }
         }
         (Some("Resend"), _) => return conflict("the event was not tried yet; it will be when its turn comes"),
@@ -114,6 +114,9 @@ async fn find(shared: &Shared, client: &Client, row: &WebhookRow, event: String)
     let look = Look { shared, client, row, after: position - 1, limit: 1 };
     let here = |(rows, _): Found| rows.into_iter().find(|row| row.position == position);
     let mut delivery = here(look.exceptions(None).await?);
+    if delivery.is_none() {
+        delivery = here(look.exceptions(Some("discarded")).await?);
+    }
     if delivery.is_none() {
         delivery = here(look.delivered().await?);
     }

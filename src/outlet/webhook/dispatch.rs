@@ -12,12 +12,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Shared;
 use super::attempt::Delivery;
-use super::calls;
 use super::lanes::Lanes;
 use super::target::Target;
 use super::turn::{Done, Start};
+use super::{Shared, batch, calls};
 use crate::journal::Error;
 use crate::journal::checkpoint::Checkpoint;
 use crate::journal::deliveries::{DeliveryRow, Wish};
@@ -115,7 +114,7 @@ struct Dispatch {
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
     reading: Option<BoxFuture<'static, Result<Stretch, Error>>>,
     writing: Option<BoxFuture<'static, Result<(), Error>>>,
-    asking: Option<BoxFuture<'static, Result<Vec<DeliveryRow>, Error>>>,
+    asking: Option<BoxFuture<'static, Result<Vec<(DeliveryRow, Vec<i64>)>, Error>>>,
     /// The owner may ask for something.
     has_wishes: bool,
     /// What is being written, to be written again if that fails.
@@ -303,17 +302,27 @@ impl Dispatch {
         if self.lanes.is_idle() {
             return;
         }
-        let (journal, target) = (self.shared.journal.clone(), Arc::clone(&self.target));
-        self.asking = Some(Box::pin(async move { journal.wishes(&target.row.id, target.replay_id()).await }));
+        let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&self.target));
+        self.asking = Some(Box::pin(async move {
+            let mut asked = Vec::new();
+            for row in shared.journal.wishes(&target.row.id, target.replay_id()).await? {
+                let positions = match row.through {
+                    Some(last) => batch::positions(&shared, &target, row.position, last).await?,
+                    None => vec![row.position],
+                };
+                asked.push((row, positions));
+            }
+            Ok(asked)
+        }));
     }
 
-    fn asked(&mut self, asked: Result<Vec<DeliveryRow>, Error>) {
+    fn asked(&mut self, asked: Result<Vec<(DeliveryRow, Vec<i64>)>, Error>) {
         let now = self.shared.steady.now_micros();
         match asked {
             Ok(rows) => {
-                for row in rows {
+                for (row, positions) in rows {
                     // Asked again once the call is answered.
-                    self.has_wishes |= !self.lanes.wish(&row, now);
+                    self.has_wishes |= !self.lanes.wish(&row, &positions, now);
                 }
             }
             Err(cause) => {

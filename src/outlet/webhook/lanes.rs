@@ -8,17 +8,19 @@
 //! - every event of a parked turn before its row's position is delivered or dead;
 //! - a row goes when no event is left at or behind it and the cursor has reached it.
 
+mod parking;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::attempt::{Delivery, Outcome, wait_after};
-use super::definition::OnExhausted;
+use super::attempt::Delivery;
+use super::definition::{OnExhausted, Ordering};
 use super::pace::Pace;
 use super::turn::{Done, Retry, Start, attempt_of};
 use crate::event::Micros;
 use crate::journal::checkpoint::Checkpoint;
-use crate::journal::deliveries::{AttemptRow, DeliveryRow, Wish};
+use crate::journal::deliveries::{AttemptRow, DeliveryRow};
 use crate::journal::webhooks::{Status, WebhookRow};
 
 /// Events held in memory: enough to keep all calls busy over one read of the journal.
@@ -50,6 +52,8 @@ struct Slot {
 
 struct Parked {
     row: DeliveryRow,
+    /// A turn of another ordering, from before an edit: nothing after this position is part of it.
+    until: Option<i64>,
     /// Its call is in flight.
     is_called: bool,
     /// The last position of this turn that was passed as "behind the row".
@@ -68,6 +72,7 @@ pub(super) struct Rules {
     pub(super) on_exhausted: OnExhausted,
     /// Events go in batches, which are put together when their turn comes.
     pub(super) is_batched: bool,
+    pub(super) ordering: Ordering,
     pub(super) pace: Arc<Mutex<Pace>>,
 }
 
@@ -113,8 +118,11 @@ impl Lanes {
             row.next_attempt_at = row.next_attempt_at.map(|at| at.min(now.saturating_add(WAIT_MAX_MICROS)));
         }
         let due = failing.iter().filter_map(|row| Some((row.next_attempt_at?, row.turn.clone()))).collect();
-        let parked =
-            |row: DeliveryRow| (row.turn.clone(), Parked { row, is_called: false, last_follower: 0, waits_for: 0 });
+        let parked = |row: DeliveryRow| {
+            let until = (Ordering::of_turn(&row.turn) != rules.ordering).then_some(cursor);
+            (row.turn.clone(), Parked { row, until, is_called: false, last_follower: 0, waits_for: 0 })
+        };
+        let parked = failing.into_iter().map(parked).collect();
         Self {
             rules,
             read_to: cursor,
@@ -122,7 +130,7 @@ impl Lanes {
             ready: VecDeque::new(),
             busy: HashMap::new(),
             held: 0,
-            parked: failing.into_iter().map(parked).collect(),
+            parked,
             due,
             probes,
             first_in_flight: 0,
@@ -220,10 +228,11 @@ impl Lanes {
             let row = &parked.row;
             self.due.remove(&(row.next_attempt_at.unwrap_or(0), turn.clone()));
             let (position, attempts, batch) = (row.position, row.attempts, row.batch.clone().zip(row.through));
+            let through = parked.until.unwrap_or(self.read_to);
             self.retries_in_flight += 1;
             self.retried_last = true;
             self.pace().started(now);
-            return Some(Start::Retry(Retry { turn, position, attempts, through: self.read_to, batch, started: now }));
+            return Some(Start::Retry(Retry { turn, position, attempts, through, batch, started: now }));
         }
         let delivery = if first_possible { self.ready.pop_front()? } else { return None };
         self.pace().started(now);
@@ -312,51 +321,9 @@ impl Lanes {
         self.ends.is_some()
     }
 
-    /// What its owner asks for. `false`: a call is in flight, it must be asked again.
-    pub(super) fn wish(&mut self, asked: &DeliveryRow, now: i64) -> bool {
-        let Some(parked) = self.parked.get_mut(&asked.turn).filter(|parked| parked.row.position == asked.position)
-        else {
-            return true;
-        };
-        if parked.is_called {
-            return false;
-        }
-        parked.row.wish = Wish::Done;
-        if let Some(at) = parked.row.next_attempt_at {
-            self.due.remove(&(at, asked.turn.clone()));
-        }
-        if asked.wish == Wish::Resend {
-            parked.row.next_attempt_at = Some(now);
-            self.due.insert((now, asked.turn.clone()));
-            self.changed.insert(asked.turn.clone());
-        } else {
-            let row = parked.row.clone();
-            let last = row.through.unwrap_or(row.position);
-            self.discarded.push(row);
-            self.go_on(asked.turn.clone(), last + 1, now, self.snapshots + 1);
-        }
-        true
-    }
-
     /// What happened since it was asked last.
     pub(super) fn happened(&mut self) -> Vec<(&'static str, Option<String>)> {
         std::mem::take(&mut self.happened)
-    }
-
-    /// Lets the breaker and the rates know, and those go at once that waited for a receiver that could not be reached.
-    fn called(&mut self, started: i64, outcome: &Outcome, now: i64) {
-        if !self.pace().settled(started, outcome, now) {
-            return;
-        }
-        let waits = |parked: &Parked| {
-            let unreachable = matches!(parked.row.last_error.as_deref(), Some("dns" | "connect" | "tls" | "timeout"));
-            unreachable && parked.row.next_attempt_at.is_some_and(|at| at > now)
-        };
-        for (turn, parked) in self.parked.iter_mut().filter(|(_, parked)| !parked.is_called && waits(parked)) {
-            self.due.remove(&(parked.row.next_attempt_at.unwrap_or(0), turn.clone()));
-            parked.row.next_attempt_at = Some(now);
-            self.due.insert((now, turn.clone()));
-        }
     }
 
     /// Calls and changes that no checkpoint has yet.
@@ -402,159 +369,12 @@ impl Lanes {
         self.saved = self.snapshots;
     }
 
-    fn due_turn(&mut self, now: i64) -> Option<String> {
-        for (at, turn) in &self.due {
-            if *at > now {
-                return None;
-            }
-            if !self.probes.is_empty() && !self.probes.contains(turn) {
-                continue;
-            }
-            let parked = &self.parked[turn];
-            if parked.waits_for <= self.saved {
-                return Some(turn.clone());
-            }
-            // Not while it is being written already.
-            self.wants_save |= parked.waits_for > self.snapshots;
-        }
-        None
-    }
-
-    fn log(&mut self, delivery: &Delivery, attempt: i64, outcome: &Outcome, now: i64) {
-        if let Some(error) = outcome.error {
-            if self.failing_since.is_none() {
-                let what = outcome.status.map_or_else(|| error.to_owned(), |status| format!("status {status}"));
-                self.happened.push(("postern.webhook.failing", Some(format!("event {}: {what}", delivery.event_id))));
-            }
-            let since = *self.failing_since.get_or_insert(outcome.started_at);
-            self.failures += 1;
-            if now - since >= DISABLED_AFTER.0 && self.failures >= DISABLED_FAILURES && self.ends.is_none() {
-                let since = Micros(since).to_text();
-                self.end(Status::Disabled, format!("no success since {since}, {} calls failed", self.failures));
-            }
-        } else {
-            if self.failing_since.take().is_some() {
-                self.happened.push(("postern.webhook.recovered", None));
-            }
-            self.failures = 0;
-            self.last_success_at = Some(outcome.started_at);
-        }
-        let row = |position: i64, answer: Option<String>| AttemptRow {
-            position,
-            attempt,
-            started_at: outcome.started_at,
-            duration_ms: outcome.duration_ms,
-            status: outcome.status.map(i64::from),
-            error: outcome.error.map(str::to_owned),
-            answer,
-            ..AttemptRow::default()
-        };
-        self.attempts.push(row(delivery.position, outcome.answer.clone()));
-        // What was answered stands with the first.
-        self.attempts.extend(delivery.batch.iter().skip(1).map(|position| row(*position, None)));
-    }
-
-    fn end(&mut self, status: Status, reason: String) {
-        let what = if status == Status::Paused { "postern.webhook.paused" } else { "postern.webhook.disabled" };
-        self.happened.push((what, Some(reason.clone())));
-        self.ends = Some((status, reason));
-    }
-
-    /// Parks the turn at this event, or behind it if the event is dead.
-    fn fail(&mut self, delivery: Delivery, attempts: i64, outcome: &Outcome, now: i64) {
-        let gone = outcome.status == Some(410);
-        let wait = wait_after(&self.rules.schedule, attempts, outcome.retry_after);
-        let wait = if gone { Some(Duration::ZERO) } else { wait };
-        let mut next = wait.map(|wait| now.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)));
-        let event = delivery.event_id.clone();
-        if gone {
-            let reason = format!("the receiver answered 410 to event {event}; Resume tries it again first");
-            self.end(Status::Disabled, reason);
-        }
-        let mut is_held = false;
-        if next.is_none() {
-            self.happened.push(("postern.webhook.exhausted", Some(format!("event {event} failed {attempts} times"))));
-            match self.rules.on_exhausted {
-                OnExhausted::Skip => {}
-                OnExhausted::HoldKey => is_held = true,
-                OnExhausted::Pause => {
-                    let reason = format!("event {event} failed {attempts} times; Resume tries it again first");
-                    self.end(Status::Paused, reason);
-                    next = Some(now);
-                }
-            }
-        }
-        let row = DeliveryRow {
-            position: delivery.position,
-            turn: delivery.turn,
-            event_id: Some(delivery.event_id),
-            r#type: Some(delivery.r#type),
-            attempts,
-            next_attempt_at: next,
-            last_attempt_at: Some(outcome.started_at),
-            last_status: outcome.status.map(i64::from),
-            last_error: outcome.error.map(str::to_owned),
-            // Kept from the first failure on: later attempts read it from the row.
-            body: (attempts == 1 && delivery.batch.is_empty()).then(|| delivery.body.to_vec()),
-            ..DeliveryRow::default()
-        };
-        let saved = self.snapshots + 1;
-        if next.is_none() && !is_held {
-            let last = delivery.batch.last().copied().unwrap_or(row.position);
-            // Of a batch each event is dead by itself.
-            let others =
-                delivery.batch.iter().skip(1).map(|position| DeliveryRow { position: *position, ..row.clone() });
-            self.dead.extend(others);
-            let turn = row.turn.clone();
-            self.dead.push(row);
-            self.go_on(turn, last + 1, now, saved);
-        } else if let Some(last) = delivery.batch.last() {
-            let (batch, events) = (row.event_id.clone(), i64::try_from(delivery.batch.len()).ok());
-            self.park(DeliveryRow { batch, events, through: Some(*last), ..row }, saved);
-        } else {
-            self.park(row, saved);
-        }
-    }
-
-    /// The turn's row now says to go on from `position`, once the given checkpoint is saved.
-    fn go_on(&mut self, turn: String, position: i64, now: i64, waits_for: u64) {
-        self.park(DeliveryRow { position, turn, next_attempt_at: Some(now), ..DeliveryRow::default() }, waits_for);
-    }
-
-    fn park(&mut self, row: DeliveryRow, waits_for: u64) {
-        let turn = row.turn.clone();
-        if let Some(at) = row.next_attempt_at {
-            self.due.insert((at, turn.clone()));
-        }
-        self.changed.insert(turn.clone());
-        let last_follower = self.parked.get(&turn).map_or(0, |parked| parked.last_follower);
-        self.parked.insert(turn, Parked { row, is_called: false, last_follower, waits_for });
-    }
-
-    fn put(&mut self, turn: String, again_at: i64) {
-        if let Some(parked) = self.parked.get_mut(&turn) {
-            parked.is_called = false;
-            parked.row.next_attempt_at = Some(again_at);
-            self.due.insert((again_at, turn));
-        }
-    }
-
     /// The next first try of a turn may start.
     fn release(&mut self, turn: &str) {
         if let Some(queue) = self.busy.get_mut(turn) {
             match queue.pop_front() {
                 Some(next) => self.ready.push_back(next),
                 None => drop(self.busy.remove(turn)),
-            }
-        }
-    }
-
-    /// What waited behind a first try that failed now stands behind its row.
-    fn pass_followers(&mut self, turn: &str) {
-        for Delivery { position, .. } in self.busy.remove(turn).unwrap_or_default() {
-            self.settle_slot(position);
-            if let Some(parked) = self.parked.get_mut(turn) {
-                parked.last_follower = position;
             }
         }
     }

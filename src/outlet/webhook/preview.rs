@@ -69,7 +69,7 @@ pub(super) async fn preview(
 }
 
 fn request(shared: &Shared, target: &Target, entry: &crate::event::Entry) -> Value {
-    let delivery = target.delivery(entry);
+    let delivery = target.alone(entry);
     let headers = attempt::headers(shared, &target.receiver, &delivery, 1, shared.clock.now_micros() / 1_000_000, "");
     let shown = headers.iter().map(|(name, value)| {
         let value = if value.is_sensitive() { "***" } else { value.to_str().unwrap_or_default() };

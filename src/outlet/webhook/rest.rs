@@ -53,8 +53,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 /// For receivers, which are no clients.
 pub(super) fn open_router(shared: Arc<Shared>) -> Router {
-    let agree = get(consent::callback).post(consent::callback);
-    Router::new().route("/webhooks/{id}/consent", agree).with_state(shared)
+    Router::new().route("/webhooks/{id}/consent", get(consent::callback).post(consent::callback)).with_state(shared)
 }
 
 async fn create(
@@ -100,7 +99,15 @@ async fn create(
     let asks = first_status(&shared, &mut row, &draft.url);
     let notices = vec![Notice::new(&row, "postern.webhook.created", None)];
     let change = Change { edits: vec![Edit::Create(Box::new(row.clone()))], notices };
-    shared.journal.change_webhook(change).await?;
+    if let Err(cause) = shared.journal.change_webhook(change).await {
+        // The same request at the same time was faster.
+        let known = match &row.idempotency_key {
+            Some(key) => shared.journal.webhook_by_key(&row.owner, key).await?,
+            None => None,
+        };
+        let (Some(known), Some(hash)) = (known, &row.idempotency_hash) else { return Err(cause.into()) };
+        return created_before(&shared, &known, hash).await;
+    }
     shared.note_change(&row.id, true);
     let shown = created(&shared, &row, &secrets).await?;
     if asks {
@@ -196,14 +203,15 @@ async fn put(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Shown {
+    if let Some(command) = negotiate::command(&headers) {
+        return commands::put(&shared, &client, &id, command, &headers, body).await;
+    }
     let row = own(&shared, &client, &id).await?;
     check_precondition(&headers, &row)?;
-    if let Some(command) = negotiate::command(&headers) {
-        return commands::run(&shared, row, command, &headers, body).await;
-    }
+    check_is_no_subscription(&row)?;
     let draft = Draft::parse(&json_body(&headers, body)?, &shared.public_url)?;
     let (edit, asks) = replace(&shared, row, draft).await?;
-    let rows = update(&shared, vec![edit], Some("postern.webhook.updated")).await?;
+    let rows = update(&shared, vec![edit], true, Some("postern.webhook.updated")).await?;
     let row = rows.into_iter().next().ok_or_else(|| Problem::new(Kind::Internal, "the edit was lost"))?;
     let shown = represent(&shared, &row).await?;
     let response = entity(&row, shown);
@@ -234,11 +242,12 @@ async fn put_several(
             return Err(Problem::new(Kind::BadRequest, format!("webhook {id} is given twice")));
         }
         let row = own(&shared, &client, id).await?;
+        check_is_no_subscription(&row)?;
         let (edit, asks) = replace(&shared, row, Draft::of(attributes, &shared.public_url, example)?).await?;
         asking.push(asks);
         edits.push(edit);
     }
-    let rows = update(&shared, edits, Some("postern.webhook.updated")).await?;
+    let rows = update(&shared, edits, true, Some("postern.webhook.updated")).await?;
     let mut items = Vec::with_capacity(rows.len());
     for (row, asks) in rows.into_iter().zip(asking) {
         items.push(represent(&shared, &row).await?);
@@ -249,14 +258,18 @@ async fn put_several(
     Ok(Json(json!({ "items": items, "next": Value::Null })).into_response())
 }
 
+fn check_is_no_subscription(row: &WebhookRow) -> Result<(), Problem> {
+    match definition_of(row).websub {
+        Some(_) => {
+            let detail = "it is a subscription of WebSub; whoever made it can renew it at /websub";
+            Err(Problem::new(Kind::Conflict, detail))
+        }
+        None => Ok(()),
+    }
+}
+
 /// What a webhook becomes, and whether its receiver has to be asked.
 async fn replace(shared: &Shared, old: WebhookRow, draft: Draft) -> Result<(WebhookRow, bool), Problem> {
-    if definition_of(&old).websub.is_some() {
-        return Err(Problem::new(
-            Kind::Conflict,
-            "it is a subscription of WebSub; whoever made it can renew it at /websub",
-        ));
-    }
     check_addresses(shared, &draft).await?;
     shared.check_query(&draft.definition)?;
     settle(shared, &old).await?;
@@ -299,10 +312,11 @@ async fn settle(shared: &Shared, row: &WebhookRow) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Stores edits, unless there were others meanwhile.
+/// Stores edits, unless there were others meanwhile. `is_new_start`: what failed before does not count any more.
 pub(super) async fn update(
     shared: &Shared,
     mut rows: Vec<WebhookRow>,
+    is_new_start: bool,
     notice: Option<&'static str>,
 ) -> Result<Vec<WebhookRow>, Problem> {
     let mut change = Change::default();
@@ -310,10 +324,13 @@ pub(super) async fn update(
         let read_at = row.updated_at;
         // Later than the last change: its time tells whether there was another one.
         row.updated_at = shared.clock.now_micros().max(read_at + 1);
-        row.failing_since = None;
-        change.edits.push(Edit::Update { row: Box::new(row.clone()), read_at });
+        if is_new_start {
+            row.failing_since = None;
+        }
+        change.edits.push(Edit::Update { row: Box::new(row.clone()), read_at, is_new_start });
         let notice = notice.filter(|what| shared.may_tell(&row.id, what));
-        change.notices.extend(notice.map(|what| Notice::new(row, what, row.status_reason.clone())));
+        let reason = row.status_reason.clone().filter(|_| row.status != Status::Active);
+        change.notices.extend(notice.map(|what| Notice::new(row, what, reason)));
     }
     shared.journal.change_webhook(change).await?;
     rows.iter().for_each(|row| shared.changed(&row.id));

@@ -138,7 +138,7 @@ impl Secrets {
 }
 
 /// Values of these headers are never shown.
-fn is_secret_header(name: &str) -> bool {
+pub(super) fn is_secret_header(name: &str) -> bool {
     matches!(name, "authorization" | "cookie") || ["-key", "-token", "-secret"].iter().any(|end| name.ends_with(end))
 }
 

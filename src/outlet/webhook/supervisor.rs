@@ -209,7 +209,7 @@ impl Supervisor {
         let updated_at = self.shared.clock.now_micros().max(read_at + 1);
         let row = WebhookRow { status, status_reason: fault, updated_at, ..row };
         let notices = vec![Notice::new(&row, what, row.status_reason.clone())];
-        let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at }];
+        let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at, is_new_start: false }];
         match self.shared.journal.change_webhook(Change { edits, notices }).await {
             // Another process was faster: it is looked at again soon.
             Ok(()) | Err(Error::Stale) => Ok(row),

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::Shared;
 use super::attempt::{Delivery, Receiver};
+use super::attributes::RATE_MAX;
 use super::body::Renderer;
-use super::definition::{Batch, Definition, OnExhausted, Ordering};
+use super::definition::{Batch, Definition, Format, OnExhausted, Ordering};
 use super::lanes::Rules;
 use super::pace::Pace;
 use crate::event::Entry;
@@ -30,13 +30,15 @@ pub(super) struct Target {
     pub(super) rules: Rules,
     pub(super) batch: Option<Batch>,
     pub(super) renderer: Renderer,
-    ordering: Ordering,
 }
 
 /// How fast a webhook's receiver may be called: by what its owner and what the receiver itself said.
 pub(super) fn pace(row: &WebhookRow, definition: &Definition) -> Arc<Mutex<Pace>> {
     let own = definition.rate.iter().map(|rate| (rate.max, rate.per()));
-    let allowed = row.allowed_rate.iter().map(|rate| (u32::try_from(*rate).unwrap_or(1), Duration::from_secs(60)));
+    let allowed = row
+        .allowed_rate
+        .iter()
+        .map(|rate| (u32::try_from(*rate).unwrap_or(u32::MAX).min(RATE_MAX), Duration::from_secs(60)));
     let rates: Vec<_> = own.chain(allowed).collect();
     Arc::new(Mutex::new(Pace::new(definition.concurrency, &rates, &definition.schedule())))
 }
@@ -62,13 +64,13 @@ impl Target {
             concurrency: if replay.is_some() { (concurrency / REPLAY_SHARE).max(1) } else { concurrency },
             on_exhausted: if replay.is_some() { OnExhausted::Skip } else { definition.on_exhausted },
             is_batched: definition.batch.is_some(),
+            // One batch after the other.
+            ordering: if definition.batch.is_some() { Ordering::Strict } else { definition.ordering },
             pace,
         };
         let renderer = shared.renderer(&definition)?;
         Some(Self {
-            receiver: Receiver::new(shared, &row, &definition, secrets, &renderer)?,
-            // One batch after the other.
-            ordering: if definition.batch.is_some() { Ordering::Strict } else { definition.ordering },
+            receiver: Receiver::new(shared, &row, &definition, secrets)?,
             batch: definition.batch,
             row,
             replay,
@@ -83,17 +85,47 @@ impl Target {
         self.replay.as_ref().map_or("", |replay| &replay.id)
     }
 
+    /// An event on its way. Of a batched webhook only its place: batches are put together when their turn comes.
     pub(super) fn delivery(&self, entry: &Entry) -> Delivery {
-        Delivery {
+        let delivery = Delivery {
             position: entry.position,
             event_id: entry.event.id.clone(),
             r#type: entry.event.r#type.clone(),
             key: entry.event.key(),
-            turn: self.ordering.turn(entry),
-            headers: self.renderer.headers(entry),
-            body: if self.batch.is_some() { Bytes::new() } else { self.renderer.body(entry) },
-            batch: Vec::new(),
+            turn: self.rules.ordering.turn(entry),
+            ..Delivery::default()
+        };
+        if self.batch.is_some() { delivery } else { self.rendered(delivery, entry, &self.renderer) }
+    }
+
+    fn rendered(&self, delivery: Delivery, entry: &Entry, renderer: &Renderer) -> Delivery {
+        Delivery {
+            headers: renderer.headers(entry),
+            body: renderer.body(entry),
+            format: renderer.format,
+            content_type: renderer.content_type(),
+            ..delivery
         }
+    }
+
+    /// A call for this event alone; of a batched webhook a batch of one.
+    pub(super) fn alone(&self, entry: &Entry) -> Delivery {
+        self.alone_in(entry, &self.renderer)
+    }
+
+    fn alone_in(&self, entry: &Entry, renderer: &Renderer) -> Delivery {
+        let delivery = self.rendered(self.delivery(entry), entry, renderer);
+        if !renderer.format.is_batched() {
+            return delivery;
+        }
+        let body = renderer.batch(std::slice::from_ref(entry));
+        Delivery { event_id: format!("batch-{}", entry.event.id), key: String::new(), body, ..delivery }
+    }
+
+    /// A call with these bytes, which were made in a format that may be another one by now.
+    pub(super) fn frozen(&self, entry: &Entry, body: Vec<u8>, format: &str) -> Delivery {
+        let renderer = self.renderer.with(Format::of_word(format));
+        Delivery { body: body.into(), ..self.alone_in(entry, &renderer) }
     }
 
     pub(super) fn owes(&self, shared: &Shared, entry: &Entry) -> bool {
@@ -106,9 +138,21 @@ impl Target {
             return shared.journal.read(&self.selection, Range::after(after), limit, Columns::ALL).await;
         };
         let range = Range { after, through: Some(replay.through), order: Order::Ascending };
-        match replay.kind {
-            Kind::Recover => shared.journal.read_dead(&self.row.id, &self.selection, range, limit).await,
-            Kind::Replay | Kind::Resend => shared.journal.read(&self.selection, range, limit, Columns::ALL).await,
+        self.read_of(shared, &self.selection, range, limit, Columns::ALL).await
+    }
+
+    /// What of a range belongs to the lane.
+    pub(super) async fn read_of(
+        &self,
+        shared: &Shared,
+        selection: &Selection,
+        range: Range,
+        limit: usize,
+        columns: Columns,
+    ) -> Result<Page, Error> {
+        match self.replay.as_ref().map(|replay| replay.kind) {
+            Some(Kind::Recover) => shared.journal.read_dead(&self.row.id, selection, range, limit).await,
+            _ => shared.journal.read(selection, range, limit, columns).await,
         }
     }
 

@@ -242,7 +242,7 @@ async fn renew(shared: &Shared, row: WebhookRow, request: &Request) -> Result<()
         updated_at: shared.clock.now_micros().max(read_at + 1),
         ..row
     };
-    let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at }];
+    let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at, is_new_start: true }];
     shared.journal.change_webhook(Change { edits, notices: Vec::new() }).await?;
     shared.changed(&row.id);
     Ok(())

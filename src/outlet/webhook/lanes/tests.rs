@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::event::{Entry, Event, Micros};
+use crate::journal::deliveries::Wish;
 use crate::journal::webhooks::Status;
+use crate::outlet::webhook::attempt::Outcome;
 
 const EVENTS: i64 = 300;
 const KEYS: i64 = 7;
@@ -37,8 +39,14 @@ fn delivery_of(position: i64) -> Delivery {
 
 fn lanes_of(row: &WebhookRow, failing: Vec<DeliveryRow>, schedule: &[Duration], concurrency: usize) -> Lanes {
     let pace = Arc::new(Mutex::new(Pace::new(concurrency, &[], schedule)));
-    let rules =
-        Rules { schedule: schedule.to_vec(), concurrency, on_exhausted: OnExhausted::Skip, is_batched: false, pace };
+    let rules = Rules {
+        schedule: schedule.to_vec(),
+        concurrency,
+        on_exhausted: OnExhausted::Skip,
+        is_batched: false,
+        ordering: Ordering::Key,
+        pace,
+    };
     Lanes::new(row, row.cursor, failing, rules, 0)
 }
 
@@ -310,7 +318,7 @@ fn a_dead_event_is_skipped_holds_its_turn_or_pauses() {
         if policy == OnExhausted::HoldKey {
             assert!(lanes.start(i64::MAX / 2).is_none(), "it stands still");
             let asked = DeliveryRow { position: 1, turn, wish: Wish::Discard, ..DeliveryRow::default() };
-            assert!(lanes.wish(&asked, 1));
+            assert!(lanes.wish(&asked, &[1], 1));
             let checkpoint = lanes.snapshot("w");
             lanes.saved();
             assert_eq!(checkpoint.discarded.len(), 1);
