@@ -48,6 +48,8 @@ create table exceptions (
     through         bigint,
     batch           text,
     events          bigint,
+    -- Of a turn that an edit of the ordering left over: its last position.
+    until           bigint,
     -- What its owner asked for, until the dispatch has done it: `resend` or `discard`.
     wish            text,
     constraint exceptions_pk primary key (webhook, replay, position, turn),

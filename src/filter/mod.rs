@@ -227,26 +227,28 @@ impl Selection {
 
     /// Whether the entry is shown. The record of an erasure is to whomever the event was.
     pub fn shows(&self, entry: &Entry) -> bool {
-        match &entry.erased_type {
-            Some(erased) => {
-                let as_erased = Event { r#type: erased.clone(), ..entry.event.clone() };
-                self.matches(&entry.event) || self.matches(&as_erased)
-            }
-            None => self.matches(&entry.event),
-        }
+        self.matches_as(&entry.event, entry.erased_type.as_deref())
     }
 
     pub fn matches(&self, event: &Event) -> bool {
+        self.matches_as(event, None)
+    }
+
+    /// Each filter may hold for either of two types.
+    fn matches_as(&self, event: &Event, other_type: Option<&str>) -> bool {
         if event.source == OWN_SOURCE
             && (self.excludes_own_source() || self.viewer().is_some_and(|viewer| !is_about_one_of(event, viewer)))
         {
             return false;
         }
-        if self.dialects().is_some_and(|dialects| !dialects.matches(event)) {
+        let as_other = other_type.map(|r#type| Event { r#type: r#type.to_owned(), ..event.clone() });
+        let holds = |test: &dyn Fn(&Event) -> bool| test(event) || as_other.as_ref().is_some_and(test);
+        if self.dialects().is_some_and(|dialects| !holds(&|event| dialects.matches(event))) {
             return false;
         }
         let is_its = |(r#type, id): &(String, String)| *r#type == event.aggregate_type && *id == event.aggregate_id;
-        self.aggregate.as_ref().is_none_or(is_its) && self.filters.iter().all(|filter| filter.matches(event))
+        self.aggregate.as_ref().is_none_or(is_its)
+            && self.filters.iter().all(|filter| holds(&|event| filter.matches(event)))
     }
 }
 

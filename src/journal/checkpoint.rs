@@ -20,6 +20,8 @@ pub struct Checkpoint {
     /// The replay that it is about; empty for the live lane.
     pub replay: String,
     pub cursor: i64,
+    /// The change of the webhook that it works for: how its calls went says nothing of what it has become since.
+    pub updated_at: i64,
     /// The rows that changed, by turn; nothing means that the row goes.
     pub rows: Vec<(String, Option<DeliveryRow>)>,
     pub dead: Vec<DeliveryRow>,
@@ -65,11 +67,16 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
     }
     if let Some((status, reason)) = &checkpoint.ends {
         let sql = "update webhooks set status = $2, status_reason = $3, updated_at = updated_at + 1 \
-                   where id = $1 and status = $4";
+                   where id = $1 and status = $4 and updated_at = $5";
         let (status, active) = (status.as_str(), Status::Active.as_str());
-        execute!(conn, sql, webhook, status, reason.as_str(), active);
+        execute!(conn, sql, webhook, status, reason.as_str(), active, checkpoint.updated_at);
     }
-    let is_current = !checkpoint.holds_data() || is_current(conn, checkpoint).await?;
+    let is_current = match &head {
+        _ if !checkpoint.holds_data() => true,
+        // Others in this transaction may have counted up what is not stored yet.
+        Some(head) => head.erasures == checkpoint.erasures,
+        None => is_current(conn, checkpoint).await?,
+    };
     // Before the others: a row that turns dead keeps its bytes.
     let replay = checkpoint.replay.as_str();
     for (rows, status) in [(&checkpoint.dead, "dead"), (&checkpoint.discarded, "discarded")] {
@@ -96,8 +103,11 @@ pub(super) async fn apply(conn: &mut Conn, head: Option<&mut HeadRow>, checkpoin
     if !replay.is_empty() {
         // What arrived after all is not dead any more.
         let sql = "delete from deliveries where webhook = $1 and replay = '' and status in ('dead', 'discarded') \
-                   and position in (select position from attempts where webhook = $1 and replay = $2 and error is null)";
-        execute!(conn, sql, webhook, replay);
+                   and position in (select position from attempts where webhook = $1 and replay = $2 and error is null \
+                   and position >= $3 and position <= $4)";
+        let positions = || checkpoint.attempts.iter().map(|attempt| attempt.position);
+        let (first, last) = (positions().min().unwrap_or(0), positions().max().unwrap_or(-1));
+        execute!(conn, sql, webhook, replay, first, last);
     }
     if checkpoint.prune {
         prune(conn, webhook).await?;
@@ -120,9 +130,11 @@ async fn move_on(conn: &mut Conn, checkpoint: &Checkpoint) -> Result<bool, Error
     let Checkpoint { webhook, replay, cursor, failing_since, failures, last_success_at, .. } = checkpoint;
     let webhook = webhook.as_str();
     if replay.is_empty() {
-        let sql =
-            "update webhooks set cursor = $2, failing_since = $3, failures = $4, last_success_at = $5 where id = $1";
-        return Ok(execute!(conn, sql, webhook, cursor, failing_since, failures, last_success_at) > 0);
+        let sql = "update webhooks set cursor = $2, last_success_at = $5, \
+             failing_since = case when updated_at = $6 then $3 else failing_since end, \
+             failures = case when updated_at = $6 then $4 else failures end where id = $1";
+        let updated_at = checkpoint.updated_at;
+        return Ok(execute!(conn, sql, webhook, cursor, failing_since, failures, last_success_at, updated_at) > 0);
     }
     if checkpoint.is_done {
         let sql = "delete from deliveries where webhook = $1 and replay = $2 and status in ('failing', 'held')";
@@ -146,14 +158,16 @@ async fn upsert(
     let body = row.body.as_deref().filter(|_| row.batch.is_none() || is_current);
     // The bytes of the first failure stay, and so does what its owner asks for until it is done.
     let sql = "insert into deliveries (webhook, replay, position, turn, status, event_id, type, attempts, next_attempt_at, \
-               last_attempt_at, last_status, last_error, through, batch, events, body, format) \
+               last_attempt_at, last_status, last_error, through, batch, events, body, format, until) \
                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-               case when exists (select 1 from entries where position = $3 and erased_at is null) then $16 end, $19) \
+               case when exists (select 1 from entries where position = $3 and erased_at is null) then $16 end, $19, $20) \
                on conflict (webhook, replay, position, turn) do update set status = excluded.status, \
                event_id = excluded.event_id, type = excluded.type, attempts = excluded.attempts, \
                next_attempt_at = excluded.next_attempt_at, last_attempt_at = excluded.last_attempt_at, \
                last_status = excluded.last_status, last_error = excluded.last_error, through = excluded.through, \
-               batch = excluded.batch, events = excluded.events, body = coalesce(deliveries.body, excluded.body), \
+               batch = excluded.batch, events = excluded.events, until = excluded.until, \
+               body = case when excluded.status = 'discarded' or (excluded.batch is null and deliveries.batch is not null) \
+               then null else coalesce(deliveries.body, excluded.body) end, \
                format = case when deliveries.body is null then excluded.format else deliveries.format end, \
                wish = case when $17 then null else deliveries.wish end \
                where $18 or deliveries.status not in ('failing', 'held')";
@@ -178,7 +192,8 @@ async fn upsert(
         body,
         row.wish == Wish::Done,
         may_replace,
-        row.format.as_deref()
+        row.format.as_deref(),
+        row.until
     );
     Ok(())
 }

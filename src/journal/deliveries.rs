@@ -34,6 +34,8 @@ pub struct DeliveryRow {
     pub through: Option<i64>,
     pub batch: Option<String>,
     pub events: Option<i64>,
+    /// Of a turn from before an edit of the ordering: nothing after this position is part of it.
+    pub until: Option<i64>,
     /// What its owner asks for. Written only to say that it was done.
     #[sqlx(try_from = "Option<String>")]
     pub wish: Wish,
@@ -110,7 +112,7 @@ impl Journal {
     /// The database.
     pub async fn failing(&self, webhook: &str, replay: &str) -> Result<Vec<DeliveryRow>, Error> {
         let sql = "select position, turn, status, event_id, type, attempts, next_attempt_at, last_attempt_at, last_status, \
-                   last_error, through, batch, events, wish from deliveries \
+                   last_error, through, batch, events, until, wish from deliveries \
                    where webhook = $1 and replay = $2 and status in ('failing', 'held') order by position, turn";
         Ok(select!(self.db(), query_as.fetch_all, sql, webhook, replay))
     }

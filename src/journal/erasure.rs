@@ -128,11 +128,18 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -
         head.now
     );
     // A failing row keeps its key parked until its turn, which comes now and finds nothing to send.
-    let sql = "update deliveries set body = null, next_attempt_at = $2 \
-               where position <= $1 and coalesce(through, position) >= $1 and status in ('failing', 'dead')";
+    let sql = "update deliveries set body = null, next_attempt_at = $2, \
+               status = case when status = 'held' then 'failing' else status end \
+               where position <= $1 and coalesce(through, position) >= $1 and status in ('failing', 'held', 'dead')";
     execute!(conn, sql, position, head.now);
     execute!(conn, "update deliveries set status = 'discarded' where position = $1 and status = 'dead'", position);
-    execute!(conn, "update attempts set answer = null where position = $1", position);
+    // Calls that carried several events have one answer.
+    let sql = "select webhook, started_at from attempts where webhook in (select id from webhooks) and position = $1";
+    let calls: Vec<(String, i64)> = with_conn!(&mut *conn, c => sqlx::query_as(sql).bind(position).fetch_all(c).await?);
+    for (webhook, started_at) in calls {
+        let sql = "update attempts set answer = null where webhook = $1 and started_at = $2";
+        execute!(conn, sql, webhook.as_str(), started_at);
+    }
     execute!(conn, "update quarantine set raw = '' where event_id = $1", event_id);
     let record = Record {
         data: serde_json::json!({ "id": event_id, "type": erased.r#type, "position": position }),

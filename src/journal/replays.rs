@@ -84,7 +84,7 @@ impl Journal {
     /// The database.
     pub async fn busy_webhooks(&self) -> Result<Vec<String>, Error> {
         let sql = "select webhook from replays union \
-                   select webhook from deliveries where status in ('failing', 'held') or wish is not null";
+                   select webhook from deliveries where status in ('failing', 'held')";
         Ok(select!(self.db(), query_scalar.fetch_all, sql))
     }
 

@@ -101,7 +101,8 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) ->
     }
     let through = purge.through;
     execute!(conn, "delete from entries where position <= $1", through);
-    execute!(conn, "delete from attempts where position <= $1", through);
+    let sql = "delete from attempts where webhook in (select id from webhooks) and position <= $1";
+    execute!(conn, sql, through);
     execute!(conn, "delete from deliveries where position <= $1 and status in ('dead', 'discarded')", through);
     // Its key stays parked until its turn, which goes on with what is left.
     execute!(conn, "update deliveries set body = null where position <= $1 and body is not null", through);

@@ -51,6 +51,8 @@ pub enum Refused {
     Address { host: String, address: IpAddr },
     #[error("{host} is in `[webhooks] deny`")]
     Denied { host: String },
+    #[error("{host} can't be resolved here, and what a proxy resolves it to can't be checked")]
+    Unresolved { host: String },
 }
 
 /// What may be called although it is not public.
@@ -103,7 +105,15 @@ impl List {
     }
 
     fn has(&self, address: IpAddr) -> bool {
-        within(&self.networks, address.to_canonical())
+        let address = address.to_canonical();
+        let inner = match address {
+            IpAddr::V6(v6) if within(&NAT64, address) => {
+                let [.., a, b, c, d] = v6.octets();
+                Some(IpAddr::from([a, b, c, d]))
+            }
+            _ => None,
+        };
+        within(&self.networks, address) || inner.is_some_and(|inner| within(&self.networks, inner))
     }
 
     fn has_host(&self, host: &str) -> bool {
@@ -240,6 +250,10 @@ impl Outgoing {
         let Some(Host::Domain(name)) = url.host() else { return Ok(()) };
         match tokio::net::lookup_host((name, 0)).await {
             Ok(addresses) => self.guard.check(name, &addresses.collect::<Vec<_>>(), url.scheme() == "http"),
+            // A proxy would look it up again, and nobody would look at that.
+            Err(_) if self.has_proxy && !self.guard.allowed.has_host(name) => {
+                Err(Refused::Unresolved { host: name.to_owned() })
+            }
             Err(_) => Ok(()),
         }
     }

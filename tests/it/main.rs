@@ -35,6 +35,7 @@ mod sources;
 mod tail;
 mod webhook_batches;
 mod webhook_commands;
+mod webhook_edges;
 mod webhook_formats;
 mod webhooks;
 mod websub;

@@ -170,9 +170,13 @@ async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outc
         false => Ok(()),
     };
     let client = checked.and_then(|()| shared.outgoing.client(request.url()));
-    let Ok(client) = client else {
-        outcome.error = Some("refused_address");
-        return;
+    let client = match client {
+        Ok(client) => client,
+        Err(refused) => {
+            let is_dns = matches!(refused, Refused::Unresolved { .. });
+            outcome.error = Some(if is_dns { "dns" } else { "refused_address" });
+            return;
+        }
     };
     let is_plain = request.url().scheme() == "http";
     let mut response = match client.execute(request).await {

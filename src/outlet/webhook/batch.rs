@@ -11,6 +11,10 @@ use crate::event::Entry;
 use crate::journal::deliveries::DeliveryRow;
 use crate::journal::{Columns, Error, Order, Range};
 
+/// Data of one batch, before the event that goes beyond.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+const ENTRIES_AT_ONCE: usize = 200;
+
 /// What the next batch from a row's position on is: the stored one, or a new one.
 pub(super) async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Found, Error> {
     if let Some((id, last)) = &retry.batch {
@@ -32,9 +36,12 @@ pub(super) async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Res
     let batch = target.batch.clone().unwrap_or_default();
     let entries = read(shared, target, retry.position, retry.through, batch.max, Columns::ALL).await?;
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(Found::None) };
-    let grows_until = first.recorded_at.0.saturating_add(i64::try_from(batch.wait().as_micros()).unwrap_or(i64::MAX));
     let now = shared.steady.now_micros();
-    if entries.len() < batch.max && now < grows_until && target.replay.is_none() {
+    let wait = i64::try_from(batch.wait().as_micros()).unwrap_or(i64::MAX);
+    // The journal's clock may be another one.
+    let grows_until = first.recorded_at.0.min(now).saturating_add(wait);
+    let bytes: usize = entries.iter().map(|entry| entry.event.payload_bytes()).sum();
+    if bytes < BATCH_BYTES_MAX / 2 && entries.len() < batch.max && now < grows_until && target.replay.is_none() {
         return Ok(Found::Later(grows_until));
     }
     // Of a webhook that was a batched one before an edit.
@@ -73,15 +80,20 @@ async fn read(
     limit: usize,
     columns: Columns,
 ) -> Result<Vec<Entry>, Error> {
-    let (mut found, mut after) = (Vec::new(), from - 1);
+    let (mut found, mut after, mut bytes) = (Vec::new(), from - 1, 0);
     let (selection, through) = target.of_turn("", from, through);
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = target.read_of(shared, &selection, range, limit.min(1_000), columns).await?;
-        found.extend(page.entries.into_iter().filter(|entry| target.owes(shared, entry)));
+        let page = target.read_of(shared, &selection, range, limit.min(ENTRIES_AT_ONCE), columns).await?;
+        for entry in page.entries.into_iter().filter(|entry| target.owes(shared, entry)) {
+            bytes += entry.event.payload_bytes();
+            if found.len() >= limit || (bytes > BATCH_BYTES_MAX && !found.is_empty()) {
+                return Ok(found);
+            }
+            found.push(entry);
+        }
         after = page.covered;
-        if !page.more || found.len() >= limit {
-            found.truncate(limit);
+        if !page.more {
             return Ok(found);
         }
     }

@@ -10,11 +10,14 @@ use super::definition::Ordering;
 use super::target::Target;
 use super::turn::{Done, Retry, attempt_of};
 use super::{Shared, batch};
+use crate::event::Entry;
 use crate::journal::deliveries::DeliveryRow;
 use crate::journal::{Columns, Error, Order, Range};
 use crate::runtime::Backoff;
 
 const RETRY_READ_MICROS: i64 = 1_000_000;
+/// Events that are read to find the next one of a turn: not all of them may be part of it.
+const FOUND_AT_ONCE: usize = 10;
 
 /// The first attempt of an event.
 pub(super) async fn first(
@@ -28,6 +31,17 @@ pub(super) async fn first(
         Some(outcome) => Done::First { delivery, started, outcome },
         None => Done::NotStarted,
     }
+}
+
+/// An event on its way; in a replay with the bytes that it was first sent with, where they are kept.
+pub(super) async fn delivery_of(shared: &Shared, target: &Target, entry: &Entry) -> Result<Delivery, Error> {
+    if target.replay.is_some() && target.batch.is_none() {
+        let frozen = shared.journal.frozen(&target.row.id, target.replay_id(), entry.position, false).await?;
+        if let Some((body, format)) = frozen {
+            return Ok(target.frozen(entry, body, &format));
+        }
+    }
+    Ok(target.delivery(entry))
 }
 
 /// A place among all calls in flight. A receiver that failed last has to do with a part of them, so that dead ones leave
@@ -53,7 +67,7 @@ pub(super) async fn again(shared: &Shared, target: &Target, stop: &CancellationT
     let found = match (&target.batch, retry.turn.is_empty()) {
         _ if retry.batch.is_some() => batch::find(shared, target, &retry).await,
         (Some(_), true) if retry.attempts == 0 => batch::find(shared, target, &retry).await,
-        _ => find(shared, target, &retry).await,
+        _ => find(shared, target, stop, &retry).await,
     };
     let delivery = match found {
         Ok(Found::Delivery(delivery)) => delivery,
@@ -110,29 +124,26 @@ pub(super) enum Found {
 
 /// What a turn is about: its first event from its row's position on, with the frozen bytes if it is the one that was
 /// tried. It may be a later one: an edit or a narrower visibility may have taken the event away that was tried.
-async fn find(shared: &Shared, target: &Target, retry: &Retry) -> Result<Found, Error> {
+async fn find(shared: &Shared, target: &Target, stop: &CancellationToken, retry: &Retry) -> Result<Found, Error> {
     let Retry { turn, position, attempts, through, .. } = retry;
     let was_tried = *attempts > 0;
     let through = if was_tried { (*through).max(*position) } else { *through };
     let (selection, through) = target.of_turn(turn, *position, through);
     let mut after = position - 1;
+    let is_part = |entry: &&Entry| Ordering::of_turn(turn).turn(entry) == *turn && target.owes(shared, entry);
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = target.read_of(shared, &selection, range, 1, Columns::ALL).await?;
+        let page = target.read_of(shared, &selection, range, FOUND_AT_ONCE, Columns::ALL).await?;
         after = page.covered;
-        let Some(entry) = page.entries.first() else {
-            // With dialects a page may be empty although there are more.
-            if page.more {
+        let Some(entry) = page.entries.iter().find(is_part) else {
+            if page.more && !stop.is_cancelled() {
                 continue;
             }
-            return Ok(Found::None);
+            return Ok(if page.more { Found::Later(shared.steady.now_micros()) } else { Found::None });
         };
-        if Ordering::of_turn(turn).turn(entry) != *turn || !target.owes(shared, entry) {
-            continue;
-        }
         let mut frozen = None;
-        if was_tried && entry.position == *position {
-            frozen = shared.journal.frozen(&target.row.id, target.replay_id(), *position, false).await?;
+        if (was_tried && entry.position == *position) || target.replay.is_some() {
+            frozen = shared.journal.frozen(&target.row.id, target.replay_id(), entry.position, false).await?;
         }
         let delivery = match frozen {
             Some((body, format)) => target.frozen(entry, body, &format),

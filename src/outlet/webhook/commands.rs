@@ -179,7 +179,8 @@ async fn rotate(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>
 
 /// One call with an event that never happened, whatever the filter says.
 async fn test(shared: &Shared, row: WebhookRow) -> Shown {
-    if row.status == Status::Pending {
+    let needs_consent = row.url.parse().is_ok_and(|url| shared.needs_consent(&url));
+    if row.status == Status::Pending || (needs_consent && row.consented_at.is_none()) {
         return Err(Problem::new(Kind::Conflict, "the receiver has not agreed yet; `Command: Verify` asks it"));
     }
     let definition = definition_of(&row);
@@ -200,6 +201,7 @@ async fn test(shared: &Shared, row: WebhookRow) -> Shown {
     let position = shared.journal.head().await?.position;
     let entry = Entry { position, event, recorded_at: now, feed_time: now, ..Entry::default() };
     let delivery = target.alone(&entry);
+    let _permit = shared.asking.acquire().await;
     let outcome = attempt::call(shared, &target.receiver, &delivery, 1, "test").await;
     let shown = json!({
         "eventId": delivery.event_id, "delivered": outcome.error.is_none(), "status": outcome.status,

@@ -94,6 +94,7 @@ async fn agree(shared: &Shared, row: WebhookRow, rate: Agreed) -> Result<Webhook
 }
 
 async fn handshake(shared: &Shared, row: &WebhookRow, key: &str) -> Result<Agreed, String> {
+    let _permit = shared.asking.acquire().await;
     let definition = definition_of(row);
     let unusable = || "its secrets can't be read".to_owned();
     let secrets = shared.unseal(row).ok_or_else(unusable)?;

@@ -16,7 +16,7 @@ use crate::event::{Cursor, Entry, Micros};
 use crate::journal::deliveries::{AttemptRow, DeliveryRow, Wish};
 use crate::journal::replays::Kind as ReplayKind;
 use crate::journal::webhooks::WebhookRow;
-use crate::journal::{Columns, Error, Range};
+use crate::journal::{Columns, Error, LOOKED_AT_MAX, Range};
 use crate::web::auth::Client;
 use crate::web::negotiate;
 use crate::web::paging::Paging;
@@ -24,8 +24,8 @@ use crate::web::problem::{Kind, Problem};
 
 const STATUSES: [&str; 5] = ["pending", "failing", "dead", "delivered", "discarded"];
 const COMMANDS: &str = "Resend, Discard";
-/// Events looked at for one answer; a page may hold fewer than asked for, and `next` goes on.
-const EXAMINED_MAX: usize = 2_000;
+/// Positions looked at for one answer; a page may hold fewer than asked for, and `next` goes on.
+const EXAMINED_MAX: i64 = LOOKED_AT_MAX;
 
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -188,7 +188,7 @@ impl Look<'_> {
         let (mut found, mut examined, mut after) = (Vec::new(), 0, self.after.max(first));
         loop {
             let page = shared.journal.read(&selection, Range::after(after), 200, Columns::ENVELOPE).await?;
-            examined += page.entries.len();
+            examined += page.covered - after;
             found.extend(page.entries.iter().filter(waiting).filter(visible).filter(owed).map(untried));
             after = page.covered;
             if !page.more {

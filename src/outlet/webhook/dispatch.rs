@@ -57,6 +57,8 @@ pub(super) struct Rest {
     pub(super) cursor: i64,
     /// It left nothing undone.
     pub(super) is_idle: bool,
+    /// It ended the webhook.
+    pub(super) has_ended: bool,
 }
 
 /// Delivers after `cursor` until it is told to stop, until the receiver wants no more, or until there is nothing to do.
@@ -77,6 +79,8 @@ pub(super) async fn run(shared: Arc<Shared>, target: Arc<Target>, strings: Strin
     let lanes = Lanes::new(&target.row, cursor, failing, target.rules.clone(), shared.steady.now_micros());
     let mut dispatch = Dispatch {
         saved_cursor: cursor,
+        durable_cursor: cursor,
+        ask_again: false,
         erasures,
         shared,
         target,
@@ -125,6 +129,10 @@ struct Dispatch {
     more: bool,
     unsaved_since: Option<Instant>,
     saved_cursor: i64,
+    /// What is written: where another dispatch may start.
+    durable_cursor: i64,
+    /// The owner asked for something whose call is in flight.
+    ask_again: bool,
     /// Erasures before anything was read.
     erasures: i64,
     cursor_since: Instant,
@@ -190,7 +198,10 @@ impl Dispatch {
         while !self.calls.is_empty() {
             tokio::select! {
                 Some(done) = self.calls.next() => self.settle(done),
-                () = &mut give_up => break,
+                () = &mut give_up => {
+                    self.lanes.abandon(self.shared.steady.now_micros());
+                    break;
+                }
             }
         }
         if let Some(writing) = self.writing.take() {
@@ -203,17 +214,24 @@ impl Dispatch {
             self.written(result);
         }
         let id = self.target.row.id.clone();
-        if self.snapshot.is_none() {
+        let mut is_written = self.snapshot.is_none();
+        if is_written {
             let checkpoint = self.checkpoint();
+            let cursor = checkpoint.cursor;
             let is_needed = checkpoint.cursor != self.saved_cursor
                 || checkpoint.is_done
                 || checkpoint.ends.is_some()
                 || !(checkpoint.rows.is_empty() && checkpoint.dead.is_empty() && checkpoint.attempts.is_empty());
             if is_needed && let Err(cause) = self.shared.journal.checkpoint(checkpoint).await {
+                is_written = false;
                 warn!(webhook.id = %id, %cause, "webhook `{id}` ends without its last checkpoint; its last deliveries will be repeated");
             }
+            if is_written {
+                self.durable_cursor = cursor;
+            }
         }
-        Rest { cursor: self.lanes.cursor(), is_idle: self.lanes.is_idle() }
+        let is_idle = is_written && self.lanes.is_idle();
+        Rest { cursor: self.durable_cursor, is_idle, has_ended: self.lanes.has_ended() }
     }
 
     fn checkpoint(&mut self) -> Checkpoint {
@@ -225,16 +243,19 @@ impl Dispatch {
         Checkpoint {
             replay: self.target.replay_id().to_owned(),
             erasures: self.erasures,
+            updated_at: self.target.row.updated_at,
             notices: std::mem::take(&mut self.notices),
             is_done,
             ..checkpoint
         }
     }
 
-    /// Keeps what happened for the next checkpoint. A replay tells nothing: its receiver is the live lane's.
+    /// Keeps what happened for the next checkpoint. A replay tells only that it ended the webhook: its receiver is the live
+    /// lane's.
     fn notice(&mut self) {
         for (what, reason) in self.lanes.happened() {
-            if self.target.replay.is_none() && self.shared.may_tell(&self.target.row.id, what) {
+            let is_told = self.target.replay.is_none() || what == "postern.webhook.disabled";
+            if is_told && self.shared.may_tell(&self.target.row.id, what) {
                 self.notices.push(Notice::new(&self.target.row, what, reason));
             }
         }
@@ -255,6 +276,7 @@ impl Dispatch {
 
     fn settle(&mut self, done: Done) {
         let now = self.shared.steady.now_micros();
+        self.has_wishes |= std::mem::take(&mut self.ask_again);
         let mut next = Some(done);
         while let Some(done) = next {
             self.lanes.settle(done, now);
@@ -267,7 +289,8 @@ impl Dispatch {
     }
 
     fn start_reading(&mut self, delay: Duration) {
-        let Some((after, limit)) = self.lanes.room().filter(|_| self.more && self.reading.is_none()) else { return };
+        let now = self.shared.steady.now_micros();
+        let Some((after, limit)) = self.lanes.room(now).filter(|_| self.more && self.reading.is_none()) else { return };
         if self.target.replay.as_ref().is_some_and(|replay| after >= replay.through) {
             return;
         }
@@ -287,8 +310,10 @@ impl Dispatch {
         self.reading = Some(Box::pin(async move {
             sleep(delay).await;
             let page = target.read(&shared, after, limit).await?;
-            let owed = page.entries.iter().filter(|entry| target.owes(&shared, entry));
-            let deliveries = owed.map(|entry| target.delivery(entry)).collect();
+            let mut deliveries = Vec::with_capacity(page.entries.len());
+            for entry in page.entries.iter().filter(|entry| target.owes(&shared, entry)) {
+                deliveries.push(calls::delivery_of(&shared, &target, entry).await?);
+            }
             Ok(Stretch { deliveries, covered: page.covered, more: page.more })
         }));
     }
@@ -322,7 +347,7 @@ impl Dispatch {
             Ok(rows) => {
                 for (row, positions) in rows {
                     // Asked again once the call is answered.
-                    self.has_wishes |= !self.lanes.wish(&row, &positions, now);
+                    self.ask_again |= !self.lanes.wish(&row, &positions, now);
                 }
             }
             Err(cause) => {
@@ -383,6 +408,7 @@ impl Dispatch {
             Ok(()) => {
                 self.backoff.reset();
                 self.lanes.saved();
+                self.durable_cursor = checkpoint.cursor;
                 for row in &checkpoint.dead {
                     let (id, event) = (&checkpoint.webhook, row.event_id.as_deref().unwrap_or_default());
                     warn!(webhook.id = %id, event.id = %event, "webhook `{id}` gave up on event `{event}`, its key goes on");

@@ -25,6 +25,8 @@ use crate::journal::webhooks::{Status, WebhookRow};
 
 /// Events held in memory: enough to keep all calls busy over one read of the journal.
 const HELD_MAX: usize = 200;
+/// … and bytes of their bodies, before the page that goes beyond.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Positions between the cursor and the last one read: what a crash may repeat at most.
 const WINDOW_MAX: usize = 1_000;
 /// Failing turns at which a receiver counts as down: the cursor stands still and retries go on.
@@ -52,8 +54,6 @@ struct Slot {
 
 struct Parked {
     row: DeliveryRow,
-    /// A turn of another ordering, from before an edit: nothing after this position is part of it.
-    until: Option<i64>,
     /// Its call is in flight.
     is_called: bool,
     /// The last position of this turn that was passed as "behind the row".
@@ -85,6 +85,7 @@ pub(super) struct Lanes {
     /// Turns with a first try ready or in flight, and what waits behind it.
     busy: HashMap<String, VecDeque<Delivery>>,
     held: usize,
+    held_bytes: usize,
     parked: HashMap<String, Parked>,
     due: BTreeSet<(i64, String)>,
     /// Turns whose event was refused by 410: tried before all others.
@@ -118,9 +119,14 @@ impl Lanes {
             row.next_attempt_at = row.next_attempt_at.map(|at| at.min(now.saturating_add(WAIT_MAX_MICROS)));
         }
         let due = failing.iter().filter_map(|row| Some((row.next_attempt_at?, row.turn.clone()))).collect();
-        let parked = |row: DeliveryRow| {
-            let until = (Ordering::of_turn(&row.turn) != rules.ordering).then_some(cursor);
-            (row.turn.clone(), Parked { row, until, is_called: false, last_follower: 0, waits_for: 0 })
+        let mut changed = BTreeSet::new();
+        let parked = |mut row: DeliveryRow| {
+            // Of another ordering, from before an edit: what is read from now on is no part of it.
+            if row.until.is_none() && Ordering::of_turn(&row.turn) != rules.ordering {
+                row.until = Some(cursor);
+                changed.insert(row.turn.clone());
+            }
+            (row.turn.clone(), Parked { row, is_called: false, last_follower: 0, waits_for: 0 })
         };
         let parked = failing.into_iter().map(parked).collect();
         Self {
@@ -130,13 +136,14 @@ impl Lanes {
             ready: VecDeque::new(),
             busy: HashMap::new(),
             held: 0,
+            held_bytes: 0,
             parked,
             due,
             probes,
             first_in_flight: 0,
             retries_in_flight: 0,
             retried_last: false,
-            changed: BTreeSet::new(),
+            changed,
             dead: Vec::new(),
             attempts: Vec::new(),
             failing_since: row.failing_since,
@@ -170,9 +177,14 @@ impl Lanes {
     }
 
     /// After which position to read on and how many events there is room for; nothing while there is none.
-    pub(super) fn room(&self) -> Option<(i64, usize)> {
-        let is_full = self.held >= HELD_MAX / 2 || self.window.len() >= WINDOW_MAX;
-        if is_full || !self.probes.is_empty() || self.pace().is_down() {
+    pub(super) fn room(&self, now: i64) -> Option<(i64, usize)> {
+        let is_full = self.held >= HELD_MAX / 2 || self.held_bytes >= HELD_BYTES_MAX || self.window.len() >= WINDOW_MAX;
+        if is_full || !self.probes.is_empty() || self.pace().is_down(now) {
+            return None;
+        }
+        // What failed before an edit goes before everything.
+        let is_strict = self.rules.ordering == Ordering::Strict;
+        if is_strict && self.parked.values().any(|parked| parked.row.until.is_some()) {
             return None;
         }
         let mut room = HELD_MAX - self.held;
@@ -199,6 +211,7 @@ impl Lanes {
                 continue;
             }
             self.held += 1;
+            self.held_bytes += delivery.body.len();
             match self.busy.get_mut(&delivery.turn) {
                 Some(queue) => queue.push_back(delivery),
                 None => {
@@ -228,7 +241,7 @@ impl Lanes {
             let row = &parked.row;
             self.due.remove(&(row.next_attempt_at.unwrap_or(0), turn.clone()));
             let (position, attempts, batch) = (row.position, row.attempts, row.batch.clone().zip(row.through));
-            let through = parked.until.unwrap_or(self.read_to);
+            let through = row.until.unwrap_or(self.read_to);
             self.retries_in_flight += 1;
             self.retried_last = true;
             self.pace().started(now);
@@ -244,7 +257,9 @@ impl Lanes {
     /// When something may start although nothing happens until then.
     pub(super) fn next_due(&self, now: i64) -> Option<i64> {
         let has_waiting = !self.ready.is_empty() || self.due.first().is_some_and(|(at, _)| *at <= now);
-        let mut free = if has_waiting { self.pace().wakes_at(now) } else { None };
+        // A receiver that is down is looked at again, also if nothing is due.
+        let is_asked = has_waiting || self.pace().is_down(now);
+        let mut free = if is_asked { self.pace().wakes_at(now) } else { None };
         if has_waiting && self.in_flight() == 0 {
             // Perhaps the other lane's calls are in the way.
             free.get_or_insert(now + LOOK_AGAIN_MICROS);
@@ -260,6 +275,7 @@ impl Lanes {
                 self.first_in_flight -= 1;
                 self.called(started, &outcome, now);
                 self.log(&delivery, 1, &outcome, now);
+                self.held_bytes -= delivery.body.len();
                 self.settle_slot(delivery.position);
                 if outcome.error.is_some() {
                     let turn = delivery.turn.clone();
@@ -324,6 +340,13 @@ impl Lanes {
     /// What happened since it was asked last.
     pub(super) fn happened(&mut self) -> Vec<(&'static str, Option<String>)> {
         std::mem::take(&mut self.happened)
+    }
+
+    /// Calls that are still in flight are not waited for any more.
+    pub(super) fn abandon(&mut self, now: i64) {
+        for _ in 0..self.in_flight() {
+            self.pace().gave_back(now);
+        }
     }
 
     /// Calls and changes that no checkpoint has yet.

@@ -37,7 +37,8 @@ impl Webhooks {
         for failing in journal.failing(&row.id, "").await?.iter().take_while(|failing| failing.position <= through) {
             let after = failing.position.max(first) - 1;
             let through = row.cursor.min(through);
-            let found = target::count_behind(&self.shared, &selection, &failing.turn, after + 1, through).await?;
+            let found =
+                target::count_behind(&self.shared, &selection, &failing.turn, after + 1, through, i64::MAX).await?;
             if found > 0 {
                 (from, count) = (from.min(after + 1), count + found);
             }

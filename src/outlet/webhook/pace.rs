@@ -24,6 +24,8 @@ pub(super) struct Pace {
     /// Calls that started before tell nothing new.
     cut_at: i64,
     in_flight: usize,
+    /// Its last answer said so, or took long.
+    is_loaded: bool,
     rates: Vec<Window>,
     failures_in_row: u32,
     /// It asked for silence until then.
@@ -82,6 +84,7 @@ impl Pace {
             is_slow_start: false,
             cut_at: i64::MIN,
             in_flight: 0,
+            is_loaded: false,
             rates: rates.iter().map(window).collect(),
             failures_in_row: 0,
             silent_until: i64::MIN,
@@ -141,6 +144,7 @@ impl Pace {
         let is_loaded = matches!(outcome.status, Some(429 | 503))
             || outcome.error == Some("timeout")
             || outcome.duration_ms > SLOW_MS;
+        self.is_loaded = is_loaded;
         if is_loaded && started > self.cut_at {
             (self.limit, self.is_slow_start, self.cut_at) = ((self.limit / 2.0).max(1.0), false, now);
         }
@@ -180,13 +184,17 @@ impl Pace {
     }
 
     /// It counts as down: nothing new is read for it.
-    pub(super) fn is_down(&self) -> bool {
-        self.breaker != Breaker::Closed
+    pub(super) fn is_down(&self, now: i64) -> bool {
+        match self.breaker {
+            Breaker::Closed => false,
+            Breaker::Open { until } => until > now,
+            Breaker::Probing => true,
+        }
     }
 
-    /// Its last call failed: it may use less of what all webhooks share.
+    /// Its last call failed or took long: it may use less of what all webhooks share.
     pub(super) fn is_suspect(&self) -> bool {
-        self.failures_in_row > 0
+        self.failures_in_row > 0 || self.is_loaded
     }
 }
 
@@ -230,7 +238,7 @@ mod tests {
         for _ in 0..9 {
             call(&mut pace, 0, &bad);
         }
-        assert!(!pace.is_down() && pace.is_suspect());
+        assert!(!pace.is_down(0) && pace.is_suspect());
         call(&mut pace, 0, &bad);
         let mut now = 0;
         for wait in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
@@ -244,7 +252,7 @@ mod tests {
         }
         now += 600 * SECOND;
         assert!(call(&mut pace, now, &good), "up again");
-        assert!(!pace.is_down() && !pace.is_suspect());
+        assert!(!pace.is_down(now) && !pace.is_suspect());
         // And gets more only as it bears it.
         pace.started(now);
         assert!(!pace.may_start(now, 0, 9));

@@ -9,7 +9,7 @@ use super::{Shared, definition_of, target};
 use crate::event::{Cursor, Micros};
 use crate::journal::replays::ReplayRow;
 use crate::journal::webhooks::{Status, WebhookRow};
-use crate::journal::{Columns, Error, Range};
+use crate::journal::{Columns, Error, LOOKED_AT_MAX, Range};
 use crate::web::problem::{Kind, Problem};
 
 pub(super) const STATUSES: [&str; 6] = ["pending", "active", "failing", "paused", "disabled", "selection_invalid"];
@@ -60,10 +60,13 @@ pub(super) async fn reached(shared: &Shared, row: &WebhookRow) -> Result<i64, Er
     if let Some(seen) = shared.seen(&selection, row.cursor, 1) {
         return Ok(seen.entries.first().map_or(seen.covered, |entry| entry.position - 1));
     }
-    let page = shared.journal.read(&selection, Range::after(row.cursor), 1, Columns::NONE).await?;
+    let range = Range { through: Some(row.cursor + LOOKED_AT_MAX), ..Range::after(row.cursor) };
+    let page = shared.journal.read(&selection, range, 1, Columns::NONE).await?;
     Ok(page.entries.first().map_or(page.covered, |entry| entry.position - 1))
 }
 
+/// Events that stand in one turn are counted no further.
+const COUNT_MAX: i64 = 10_000;
 /// Turns whose followers are counted one by one; of the others one event each.
 const COUNTED_MAX: usize = 20;
 
@@ -75,7 +78,7 @@ async fn undelivered(shared: &Shared, row: &WebhookRow) -> Result<(i64, Option<i
     let Some(selection) = shared.selection(row, &definition_of(row)) else { return Ok((count, None)) };
     for failing in failing.iter().take(COUNTED_MAX) {
         let through = row.cursor.max(failing.through.unwrap_or(failing.position));
-        count += target::count_behind(shared, &selection, &failing.turn, failing.position, through).await?;
+        count += target::count_behind(shared, &selection, &failing.turn, failing.position, through, COUNT_MAX).await?;
     }
     count += i64::try_from(failing.len().saturating_sub(COUNTED_MAX)).unwrap_or(i64::MAX);
     Ok((count, failing.first().map(|row| row.position)))

@@ -411,7 +411,7 @@ pub(super) async fn check_addresses(shared: &Shared, draft: &Draft) -> Result<()
 pub(super) async fn check_address(shared: &Shared, attribute: &str, url: &Url) -> Result<(), Problem> {
     shared.outgoing.check(url).await.map_err(|refused| {
         let kind = match refused {
-            Refused::Url(_) | Refused::Credentials => Kind::Unprocessable,
+            Refused::Url(_) | Refused::Credentials | Refused::Unresolved { .. } => Kind::Unprocessable,
             Refused::Plain | Refused::Address { .. } | Refused::Denied { .. } => Kind::ForbiddenAddress,
         };
         Problem::new(kind, format!("`{attribute}`: {refused}"))

@@ -172,6 +172,16 @@ impl Supervisor {
         for id in gone {
             self.forget(&id);
         }
+        // Another process may have asked for something.
+        for id in &busy {
+            let Some(number) = self.numbers.get(id).copied() else { continue };
+            if let Some(known) =
+                self.known.get_mut(&number).filter(|known| known.live.is_none() || known.replay.is_none())
+            {
+                known.is_exceptional = true;
+                self.consider(number);
+            }
+        }
         for row in rows {
             let is_exceptional = busy.contains(&row.id);
             let row = self.judge(row).await?;
@@ -219,13 +229,15 @@ impl Supervisor {
 
     /// Takes in what this process changed.
     async fn look_at_changed(&mut self) -> Result<(), Error> {
-        for (id, is_new) in self.shared.take_changes() {
+        let mut changes = self.shared.take_changes().into_iter();
+        while let Some((id, is_new)) = changes.next() {
             self.asked.insert(id.clone());
             match self.shared.journal.webhook(&id).await {
                 Ok(Some(row)) => self.take(row, !is_new),
                 Ok(None) => self.forget(&id),
                 Err(cause) => {
                     self.shared.note_change(&id, is_new);
+                    changes.for_each(|(id, is_new)| self.shared.note_change(&id, is_new));
                     return Err(cause);
                 }
             }
@@ -237,7 +249,7 @@ impl Supervisor {
         let id = row.id.clone();
         if let Some(number) = self.numbers.get(&id) {
             let known = self.known.get_mut(number).expect("numbered ones are known");
-            if known.row.updated_at == row.updated_at {
+            if known.row.updated_at == row.updated_at && !known.stop.is_cancelled() {
                 // A wish, or something to send again.
                 known.is_exceptional |= is_exceptional;
                 for lane in [&known.live, &known.replay].into_iter().flatten() {
@@ -322,8 +334,8 @@ impl Supervisor {
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         let (row, pace) = (known.row.clone(), Arc::clone(&known.pace));
         self.tasks.spawn(&format!("replays of webhook {}", row.id), async move {
-            replay(&shared, row, pace, &strings).await;
-            let _ = ended.send(Ended { number, is_live: false, rest: None });
+            let rest = replay(&shared, row, pace, &strings).await;
+            let _ = ended.send(Ended { number, is_live: false, rest });
         });
     }
 
@@ -348,18 +360,24 @@ impl Supervisor {
         if ended.is_live {
             known.live = None;
             known.cursor = ended.rest.as_ref().map_or(known.cursor, |rest| rest.cursor);
-            known.is_exceptional |= ended.rest.is_none_or(|rest| !rest.is_idle);
+            known.is_exceptional |= ended.rest.as_ref().is_none_or(|rest| !rest.is_idle);
         } else {
             known.replay = None;
         }
         let id = known.row.id.clone();
+        if ended.rest.is_some_and(|rest| rest.has_ended) {
+            // Nothing more is called before its row says what it is now.
+            known.stop.cancel();
+            self.waiting.insert(id.clone());
+        }
+        let Some(known) = self.known.get(&ended.number) else { return };
         if known.live.is_none() && known.replay.is_none() && self.waiting.remove(&id) {
             self.remove(ended.number);
             self.shared.note_change(&id, false);
             return;
         }
         if ended.is_live {
-            // It may have ended by itself: paused, disabled, or because something was erased.
+            // Something may have been erased.
             self.shared.note_change(&id, true);
         }
         self.consider(ended.number);
@@ -420,12 +438,12 @@ impl Lane {
     }
 }
 
-/// Sends again what a webhook has to, one after the other.
-async fn replay(shared: &Arc<Shared>, row: WebhookRow, pace: Arc<Mutex<Pace>>, strings: &Strings) {
+/// Sends again what a webhook has to, one after the other. Gives where it ended the webhook.
+async fn replay(shared: &Arc<Shared>, row: WebhookRow, pace: Arc<Mutex<Pace>>, strings: &Strings) -> Option<Rest> {
     while !strings.stop.is_cancelled() {
         let next = match shared.journal.replay(&row.id).await {
             Ok(Some(next)) => next,
-            Ok(None) => return,
+            Ok(None) => return None,
             Err(cause) => {
                 let id = &row.id;
                 warn!(webhook.id = %id, %cause, "can't read the replays of webhook `{id}`, will retry in 1s");
@@ -434,9 +452,13 @@ async fn replay(shared: &Arc<Shared>, row: WebhookRow, pace: Arc<Mutex<Pace>>, s
             }
         };
         let cursor = next.cursor;
-        let Some(target) = Target::new(shared, row.clone(), Some(next), Arc::clone(&pace)) else { return };
+        let target = Target::new(shared, row.clone(), Some(next), Arc::clone(&pace))?;
         // Of its own: a dispatch ends its strings with itself.
         let strings = Strings { stop: strings.stop.child_token(), ..strings.clone() };
-        let _ = dispatch::run(Arc::clone(shared), Arc::new(target), strings, cursor).await;
+        let rest = dispatch::run(Arc::clone(shared), Arc::new(target), strings, cursor).await;
+        if rest.as_ref().is_some_and(|rest| rest.has_ended) {
+            return rest;
+        }
     }
+    None
 }

@@ -198,13 +198,15 @@ impl Ordering {
     }
 }
 
-/// How many events, between a row's position and another one, stand at or behind the row of a turn.
+/// How many events, between a row's position and another one, stand at or behind the row of a turn, counting no further
+/// than `most`.
 pub(super) async fn count_behind(
     shared: &Shared,
     selection: &Selection,
     turn: &str,
     from: i64,
     through: i64,
+    most: i64,
 ) -> Result<i64, Error> {
     let range = Range { after: from - 1, through: Some(through), order: Order::Ascending };
     let of_turn = match Ordering::of_turn(turn) {
@@ -212,7 +214,7 @@ pub(super) async fn count_behind(
         Ordering::Strict => selection.clone(),
         Ordering::None => return Ok(i64::from(from <= through)),
     };
-    if from > through { Ok(0) } else { shared.journal.count(&of_turn, range, i64::MAX).await }
+    if from > through { Ok(0) } else { shared.journal.count(&of_turn, range, most).await }
 }
 
 /// A filter for the events of a key; an id that ends with `*` makes it let more through.

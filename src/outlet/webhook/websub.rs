@@ -22,7 +22,7 @@ use crate::event::{Entry, Micros};
 use crate::filter::Filter;
 use crate::journal::Error;
 use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
-use crate::runtime::random_hex;
+use crate::runtime::{hex, random_hex, sha256};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 
@@ -177,12 +177,13 @@ async fn verify(shared: &Shared, owner: &str, request: Request) -> Result<(), Er
 }
 
 async fn find(shared: &Shared, owner: &str, request: &Request) -> Result<Option<WebhookRow>, Error> {
-    let rows = shared.journal.webhooks(Some(owner), "", WEBHOOKS_MAX).await?;
-    let is_it = |row: &WebhookRow| {
-        row.url == request.callback.as_str()
-            && definition_of(row).websub.is_some_and(|subscription| subscription.topic == request.topic)
-    };
-    Ok(rows.into_iter().find(is_it))
+    shared.journal.webhook_by_key(owner, &key(request)).await
+}
+
+/// One subscription of a callback to a topic, however often and at the same time it is asked for.
+fn key(request: &Request) -> String {
+    let parts = format!("{}\n{}", request.topic, request.callback);
+    format!("websub {}", hex(&sha256(&parts)))
 }
 
 fn definition(shared: &Shared, request: &Request) -> Definition {
@@ -221,6 +222,7 @@ async fn subscribe(shared: &Shared, owner: &str, request: &Request) -> Result<()
         created_at: now,
         updated_at: now,
         consented_at: Some(now),
+        idempotency_key: Some(key(request)),
         id,
         ..WebhookRow::default()
     };

@@ -20,6 +20,7 @@ impl Lanes {
             return false;
         }
         parked.row.wish = Wish::Done;
+        self.wants_save = true;
         if let Some(at) = parked.row.next_attempt_at {
             self.due.remove(&(at, asked.turn.clone()));
         }
@@ -186,9 +187,16 @@ impl Lanes {
             self.due.insert((at, turn.clone()));
         }
         self.changed.insert(turn.clone());
-        let known = self.parked.get(&turn);
-        let (last_follower, until) = known.map_or((0, None), |parked| (parked.last_follower, parked.until));
-        self.parked.insert(turn, Parked { row, until, is_called: false, last_follower, waits_for });
+        let (mut row, mut last_follower) = (row, 0);
+        if let Some(known) = self.parked.get(&turn) {
+            last_follower = known.last_follower;
+            row.until = known.row.until;
+            // A wish that was fulfilled and is not written yet.
+            if known.row.position == row.position {
+                row.wish = known.row.wish;
+            }
+        }
+        self.parked.insert(turn, Parked { row, is_called: false, last_follower, waits_for });
     }
 
     pub(super) fn put(&mut self, turn: String, again_at: i64) {
@@ -201,7 +209,8 @@ impl Lanes {
 
     /// What waited behind a first try that failed now stands behind its row.
     pub(super) fn pass_followers(&mut self, turn: &str) {
-        for Delivery { position, .. } in self.busy.remove(turn).unwrap_or_default() {
+        for Delivery { position, body, .. } in self.busy.remove(turn).unwrap_or_default() {
+            self.held_bytes -= body.len();
             self.settle_slot(position);
             if let Some(parked) = self.parked.get_mut(turn) {
                 parked.last_follower = position;

@@ -133,7 +133,7 @@ fn simulate(seed: u64, kills: bool) -> (Calls, Stored) {
         now += 500;
         match chance.below(8) {
             0 => {
-                if let Some((after, room)) = lanes.room() {
+                if let Some((after, room)) = lanes.room(now) {
                     let last = (after + 1 + i64::try_from(chance.below(room)).expect("small")).min(EVENTS);
                     lanes.take((after + 1..=last).map(delivery_of), last);
                 }
@@ -250,7 +250,7 @@ fn a_410_disables_and_is_tried_alone_first_after_resume() {
 #[test]
 fn at_a_thousand_failing_keys_the_cursor_stands_still() {
     let mut lanes = lanes_of(&webhook(), Vec::new(), &[Duration::from_secs(5)], 8);
-    while let Some((after, room)) = lanes.room() {
+    while let Some((after, room)) = lanes.room(0) {
         let last = after + i64::try_from(room).expect("small");
         let own_turn = |position: i64| Delivery { turn: position.to_string(), ..delivery_of(position) };
         lanes.take((after + 1..=last).map(own_turn), last);
@@ -273,7 +273,7 @@ fn a_receiver_that_is_down_gets_single_calls_and_nothing_new_is_read() {
     let schedule = [Duration::from_secs(5), Duration::from_secs(600)];
     let mut lanes = lanes_of(&webhook(), Vec::new(), &schedule, 8);
     let mut calls = 0;
-    let (after, room) = lanes.room().expect("room");
+    let (after, room) = lanes.room(0).expect("room");
     let last = after + i64::try_from(room).expect("small");
     lanes.take(
         (after + 1..=last).map(|position| Delivery { turn: position.to_string(), ..delivery_of(position) }),
@@ -284,7 +284,7 @@ fn a_receiver_that_is_down_gets_single_calls_and_nothing_new_is_read() {
         let outcome = Outcome { error: Some("connect"), ..Outcome::default() };
         lanes.settle(Done::First { delivery, started, outcome }, 0);
     }
-    assert_eq!((calls, lanes.room()), (10, None));
+    assert_eq!((calls, lanes.room(0)), (10, None));
     lanes.snapshot("w");
     lanes.saved();
     let open_until = lanes.next_due(0).expect("a time");
@@ -294,7 +294,7 @@ fn a_receiver_that_is_down_gets_single_calls_and_nothing_new_is_read() {
     lanes.settle(Done::First { delivery, started, outcome: Outcome::default() }, open_until);
     let waiting = lanes.parked.values().filter(|parked| parked.row.next_attempt_at == Some(open_until)).count();
     assert_eq!(waiting, 10, "whoever waited for it goes at once");
-    assert!(!lanes.pace().is_down());
+    assert!(!lanes.pace().is_down(open_until));
 }
 
 #[test]
