@@ -62,7 +62,7 @@ async fn each_format_has_its_content_type_its_headers_and_its_body() {
     assert_eq!((calls[1].header("content-type"), body(&calls[1])), ("application/json", data.clone()));
     for (name, value) in cloud.as_object().unwrap() {
         match name.as_str() {
-            "data" | "datacontenttype" => assert!(!calls[1].headers.contains_key(&format!("ce-{name}"))),
+            "data" | "datacontenttype" => assert!(!calls[1].headers.contains_key(format!("ce-{name}"))),
             name => assert_eq!(calls[1].header(&format!("ce-{name}")), value.as_str().unwrap()),
         }
     }

@@ -110,6 +110,9 @@ struct Stretch {
     more: bool,
 }
 
+/// A row whose owner asks for something, and the positions of its events.
+type Asked = (DeliveryRow, Vec<i64>);
+
 struct Dispatch {
     shared: Arc<Shared>,
     target: Arc<Target>,
@@ -118,7 +121,7 @@ struct Dispatch {
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
     reading: Option<BoxFuture<'static, Result<Stretch, Error>>>,
     writing: Option<BoxFuture<'static, Result<(), Error>>>,
-    asking: Option<BoxFuture<'static, Result<Vec<(DeliveryRow, Vec<i64>)>, Error>>>,
+    asking: Option<BoxFuture<'static, Result<Vec<Asked>, Error>>>,
     /// The owner may ask for something.
     has_wishes: bool,
     /// What is being written, to be written again if that fails.
@@ -341,7 +344,7 @@ impl Dispatch {
         }));
     }
 
-    fn asked(&mut self, asked: Result<Vec<(DeliveryRow, Vec<i64>)>, Error>) {
+    fn asked(&mut self, asked: Result<Vec<Asked>, Error>) {
         let now = self.shared.steady.now_micros();
         match asked {
             Ok(rows) => {
