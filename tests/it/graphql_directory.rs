@@ -90,7 +90,7 @@ async fn feeds_and_the_journal_tell_where_they_stand() {
     assert!(head.ends_with("-2") && found["journal"]["tailCursor"].as_str().unwrap().ends_with("-0"), "{found}");
     let names: Vec<&str> =
         found["feeds"].as_array().unwrap().iter().map(|feed| feed["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["all", "orders"]);
+    assert_eq!(names, ["all", "orders", "postern"]);
     let orders = json!({
         "id": "feed//orders", "name": "orders", "title": "Orders",
         "url": gateway.url("/feeds/orders.atom"), "headCursor": head
@@ -212,7 +212,7 @@ async fn what_a_client_may_not_see_is_on_no_page_and_in_no_list() {
     // Nothing of the feed of orders is for this client.
     let answer =
         ask(&gateway, Some(&token), json!({ "query": "{ feeds { name } node(id: \"feed//orders\") { id } }" })).await;
-    assert_eq!(answer["data"], json!({ "feeds": [{ "name": "all" }], "node": null }));
+    assert_eq!(answer["data"], json!({ "feeds": [{ "name": "all" }, { "name": "postern" }], "node": null }));
     let list = gateway.client().get(gateway.url("/feeds")).bearer_auth(&token).send().await.unwrap();
     assert!(!list.text().await.unwrap().contains("orders"));
 }
