@@ -115,6 +115,8 @@ impl Db {
                 .busy_timeout(BUSY_TIMEOUT)
                 // What is erased is overwritten.
                 .pragma("secure_delete", "on")
+                // Whoever reads pages takes many rows at once: fewer turns between the threads.
+                .row_buffer_size(256)
                 .statement_cache_capacity(200);
             let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).acquire_timeout(CONNECT_TIMEOUT);
             // A file does not go away.

@@ -53,6 +53,10 @@ async fn permit<'a>(
 ) -> Option<tokio::sync::SemaphorePermit<'a>> {
     let is_suspect = target.rules.pace.lock().expect("nothing panics while it holds this lock").is_suspect();
     let places = if is_suspect { &shared.calls_of_suspects } else { &shared.calls };
+    // As a rule there is one.
+    if let Ok(permit) = places.try_acquire() {
+        return Some(permit).filter(|_| !stop.is_cancelled());
+    }
     tokio::select! {
         biased;
         () = stop.cancelled() => None,

@@ -67,7 +67,8 @@ struct Supervisor {
     next_number: usize,
     /// Webhooks that changed while a lane of their former self still ends.
     waiting: HashSet<String>,
-    unusable: HashSet<(String, i64)>,
+    /// Those that stand still, at which revision, so that each is told once.
+    unusable: HashMap<String, i64>,
     /// Whose receivers were asked for consent, or are being asked.
     asked: HashSet<String>,
     ended: mpsc::UnboundedSender<Ended>,
@@ -88,7 +89,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, tasks: Tasks) {
         numbers: HashMap::new(),
         next_number: 0,
         waiting: HashSet::new(),
-        unusable: HashSet::new(),
+        unusable: HashMap::new(),
         asked: HashSet::new(),
         ended,
     };
@@ -234,7 +235,11 @@ impl Supervisor {
             self.asked.insert(id.clone());
             match self.shared.journal.webhook(&id).await {
                 Ok(Some(row)) => self.take(row, !is_new),
-                Ok(None) => self.forget(&id),
+                Ok(None) => {
+                    self.forget(&id);
+                    self.asked.remove(&id);
+                    self.unusable.remove(&id);
+                }
                 Err(cause) => {
                     self.shared.note_change(&id, is_new);
                     changes.for_each(|(id, is_new)| self.shared.note_change(&id, is_new));
@@ -282,7 +287,7 @@ impl Supervisor {
     }
 
     fn tell_unusable(&mut self, row: &WebhookRow) {
-        if self.unusable.insert((row.id.clone(), row.revision)) {
+        if self.unusable.insert(row.id.clone(), row.revision) != Some(row.revision) {
             let id = &row.id;
             error!(webhook.id = %id, "webhook `{id}` stands still: its owner is not configured, or its secret or query can't be used");
         }
