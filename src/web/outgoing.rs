@@ -106,14 +106,7 @@ impl List {
 
     fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let inner = match address {
-            IpAddr::V6(v6) if within(&NAT64, address) => {
-                let [.., a, b, c, d] = v6.octets();
-                Some(IpAddr::from([a, b, c, d]))
-            }
-            _ => None,
-        };
-        within(&self.networks, address) || inner.is_some_and(|inner| within(&self.networks, inner))
+        within(&self.networks, address) || embedded(address).is_some_and(|inner| within(&self.networks, inner))
     }
 
     fn has_host(&self, host: &str) -> bool {
@@ -147,12 +140,21 @@ impl Guard {
 }
 
 fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if within(&NAT64, v6.into()) => {
+    let address = address.to_canonical();
+    match embedded(address) {
+        Some(inner) => is_public(inner),
+        None => !within(&FORBIDDEN, address),
+    }
+}
+
+/// The IPv4 address that a NAT64 one stands for.
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V6(v6) if within(&NAT64, address) => {
             let [.., a, b, c, d] = v6.octets();
-            is_public(IpAddr::from([a, b, c, d]))
+            Some(IpAddr::from([a, b, c, d]))
         }
-        address => !within(&FORBIDDEN, address),
+        _ => None,
     }
 }
 

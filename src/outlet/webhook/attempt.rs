@@ -124,7 +124,7 @@ pub(super) struct Outcome {
     pub(super) is_of_proxy: bool,
 }
 
-/// Makes the call. Every fault is an outcome. `replay` is empty in the live lane.
+/// Makes the call, and counts it. Every fault is an outcome. `replay` is empty in the live lane.
 pub(super) async fn call(
     shared: &Shared,
     receiver: &Receiver,
@@ -132,22 +132,37 @@ pub(super) async fn call(
     attempt: i64,
     replay: &str,
 ) -> Outcome {
-    let started_at = shared.clock.now_micros();
-    let mut headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
-    if let Err(outcome) = oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await {
-        return outcome;
-    }
-    // Not by the builder, which would copy each header into its own.
-    let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
-    *request.headers_mut() = headers;
-    *request.body_mut() = Some(delivery.body.clone().into());
-    let mut outcome = send(shared, request).await.0;
-    outcome.started_at = started_at;
+    let outcome = match post(shared, receiver, delivery, attempt, replay).await {
+        Ok(outcome) => outcome,
+        Err(outcome) => return outcome,
+    };
     shared.made.count(&outcome);
     if outcome.status == Some(401) {
         oauth2::forget(shared, receiver.auth.as_ref());
     }
     outcome
+}
+
+/// The signed POST.
+///
+/// # Errors
+/// What came of the call for a token, without which there is none to the receiver.
+pub(super) async fn post(
+    shared: &Shared,
+    receiver: &Receiver,
+    delivery: &Delivery,
+    attempt: i64,
+    replay: &str,
+) -> Result<Outcome, Outcome> {
+    let started_at = shared.clock.now_micros();
+    let mut headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
+    oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await?;
+    // Not by the builder, which would copy each header into its own.
+    let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
+    *request.headers_mut() = headers;
+    *request.body_mut() = Some(delivery.body.clone().into());
+    let (outcome, _) = send(shared, request).await;
+    Ok(Outcome { started_at, ..outcome })
 }
 
 /// Sends a request. Every fault is an outcome; beside it the headers of the answer.
@@ -229,7 +244,7 @@ pub(super) fn headers(
 ) -> HeaderMap {
     let id = webhook_id(&delivery.event_id);
     let cursor = Cursor::new(shared.journal.id(), delivery.last());
-    let via = format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
+    let via = || format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
     let mut headers = receiver.headers.clone();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(delivery.content_type));
     headers.extend(delivery.headers.iter().cloned());
@@ -239,7 +254,7 @@ pub(super) fn headers(
         (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
         (HeaderName::from_static("webhook-sequence"), delivery.last().to_string()),
         (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
-        (header::LINK, receiver.links.clone().unwrap_or(via)),
+        (header::LINK, receiver.links.clone().unwrap_or_else(via)),
     ];
     let key = (!delivery.key.is_empty()).then(|| (HeaderName::from_static("webhook-key"), delivery.key.clone()));
     let replay = (!replay.is_empty()).then(|| (HeaderName::from_static("webhook-replay"), replay.to_owned()));

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-use super::definition::{Batch, From, Rate};
+use super::definition::{Batch, Rate};
+use super::draft::From;
 use super::secrets::Auth;
 use super::signature::{self, Profile};
 use crate::filter::{Dialects, Filter};

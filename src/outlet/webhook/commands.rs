@@ -86,17 +86,12 @@ async fn run(
     let row = match command {
         "Pause" => {
             let (status, status_reason) = (Status::Paused, Some("paused by its owner".to_owned()));
-            one(update(
-                shared,
-                vec![WebhookRow { status, status_reason, ..row }],
-                true,
-                Some("postern.webhook.paused"),
-            )
-            .await?)?
+            update(shared, WebhookRow { status, status_reason, ..row }, true, Some("postern.webhook.paused")).await?
         }
         "Resume" if row.status == Status::Active => row,
         "Resume" => resume(shared, row).await?,
-        "Verify" => verify(shared, row).await?,
+        // Also a receiver that agreed before; waits for what it says.
+        "Verify" => consent::ask(shared, row).await?,
         "RotateSecret" => return rotate(shared, row, &arguments(&["secret", "grace"])?).await,
         "Test" => return test(shared, row).await,
         "Replay" => return replay(shared, client, row, &arguments(&["from", "to"])?).await,
@@ -104,7 +99,7 @@ async fn run(
         "CancelReplay" => {
             shared.journal.cancel_replays(&row.id).await?;
             // An edit of nothing: the lanes end and begin anew.
-            one(update(shared, vec![row], false, None).await?)?
+            update(shared, row, false, None).await?
         }
         other => {
             return Err(Problem::new(Kind::BadRequest, format!("unknown command `{other}`; known are {COMMANDS}")));
@@ -112,10 +107,6 @@ async fn run(
     };
     let shown = represent(shared, &row).await?;
     Ok(entity(&row, shown))
-}
-
-fn one(rows: Vec<WebhookRow>) -> Result<WebhookRow, Problem> {
-    rows.into_iter().next().ok_or_else(|| Problem::new(Kind::Internal, "the edit was lost"))
 }
 
 /// The JSON object that goes with a command; nothing is an empty one.
@@ -139,16 +130,11 @@ async fn resume(shared: &Arc<Shared>, mut row: WebhookRow) -> Result<WebhookRow,
     let url = url.map_err(|_| Problem::new(Kind::Conflict, "the stored URL can't be used; replace it first"))?;
     shared.check_query(&definition_of(&row))?;
     let asks = first_status(shared, &mut row, &url);
-    let row = one(update(shared, vec![row], true, Some("postern.webhook.resumed")).await?)?;
+    let row = update(shared, row, true, Some("postern.webhook.resumed")).await?;
     if asks {
         consent::ask_later(shared, row.clone());
     }
     Ok(row)
-}
-
-/// Asks the receiver, also one that agreed before, and waits for what it says.
-async fn verify(shared: &Shared, row: WebhookRow) -> Result<WebhookRow, Problem> {
-    Ok(consent::ask(shared, row).await?)
 }
 
 async fn rotate(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>) -> Shown {
@@ -173,7 +159,7 @@ async fn rotate(shared: &Shared, row: WebhookRow, arguments: &Map<String, Value>
     secrets.rotate(secret, &profiles, now, until);
     let sealed = secrets.seal(&shared.sealer, &row.id);
     let row = WebhookRow { revision: row.revision + 1, secrets: sealed, ..row };
-    let row = one(update(shared, vec![row], false, Some("postern.webhook.secret_rotated")).await?)?;
+    let row = update(shared, row, false, Some("postern.webhook.secret_rotated")).await?;
     Ok(entity(&row, json!({ "secret": secrets.secret(), "oldSecretUntil": Micros(until).to_text() })))
 }
 

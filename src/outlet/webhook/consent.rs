@@ -13,9 +13,9 @@ use tracing::{info, warn};
 
 use super::attempt::{self, Delivery, Receiver};
 use super::rest::Shown;
-use super::{Shared, definition_of, oauth2};
+use super::{Shared, definition_of};
 use crate::journal::Error;
-use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
+use crate::journal::webhooks::{Notice, Status, WebhookRow};
 use crate::runtime::{hex, random_hex, sha256};
 use crate::web::problem::{Kind, Problem};
 
@@ -72,11 +72,8 @@ pub(super) fn ask_later(shared: &Arc<Shared>, row: WebhookRow) {
     });
 }
 
-async fn store(shared: &Shared, mut row: WebhookRow, notice: Option<Notice>) -> Result<WebhookRow, Error> {
-    let read_at = row.updated_at;
-    row.updated_at = shared.clock.now_micros().max(read_at + 1);
-    let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at, is_new_start: false }];
-    shared.journal.change_webhook(Change { edits, notices: notice.into_iter().collect() }).await?;
+async fn store(shared: &Shared, row: WebhookRow, notice: Option<Notice>) -> Result<WebhookRow, Error> {
+    let row = shared.edit(row, false, notice).await?;
     shared.changed(&row.id);
     Ok(row)
 }
@@ -143,13 +140,8 @@ async fn challenge(shared: &Shared, receiver: &Receiver) -> Result<(), String> {
         content_type: "application/json",
         ..Delivery::default()
     };
-    let mut headers = attempt::headers(shared, receiver, &delivery, 1, shared.clock.now_micros() / 1_000_000, "");
-    let authorized = oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await;
-    authorized.map_err(|outcome| outcome.answer.unwrap_or_default())?;
-    let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
-    *request.headers_mut() = headers;
-    *request.body_mut() = Some(delivery.body.into());
-    let (outcome, _) = attempt::send(shared, request).await;
+    let posted = attempt::post(shared, receiver, &delivery, 1, "").await;
+    let outcome = posted.map_err(|outcome| outcome.answer.unwrap_or_default())?;
     #[derive(Deserialize)]
     struct Echo {
         challenge: String,

@@ -74,7 +74,7 @@ pub(super) async fn put(
     headers: HeaderMap,
 ) -> Shown {
     let row = own(&shared, &client, &id).await?;
-    let delivery = find(&shared, &client, &row, event.clone()).await?;
+    let delivery = find(&shared, &client, &row, event).await?;
     let conflict = |detail: &str| Err(Problem::new(Kind::Conflict, detail));
     let journal = &shared.journal;
     match (negotiate::command(&headers), delivery.status.as_str()) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attempt::Outcome;
-use super::represent::shown_status;
+use super::represent::{seen_through, shown_status};
 use super::shared::{CALLS_IN_FLIGHT_MAX, CALLS_OF_SUSPECTS_MAX};
 use super::{Webhooks, definition_of};
 use crate::journal::Error;
@@ -47,12 +47,9 @@ impl Webhooks {
             for row in rows {
                 *statuses.entry(shown_status(shared, &row).0).or_default() += 1;
                 if lags.len() < LISTED_MAX {
-                    let seen = shared
-                        .selection(&row, &definition_of(&row))
-                        .and_then(|selection| shared.seen(&selection, row.cursor, 1));
-                    let reached =
-                        seen.map_or(row.cursor, |seen| seen.entries.first().map_or(seen.covered, |e| e.position - 1));
-                    lags.push((row.id, (head - reached).max(0)));
+                    let selection = shared.selection(&row, &definition_of(&row));
+                    let reached = selection.and_then(|selection| seen_through(shared, &selection, row.cursor));
+                    lags.push((row.id, (head - reached.unwrap_or(row.cursor)).max(0)));
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! healthy delivery costs no row and an idle webhook nothing at all.
 //!
 //! ```text
-//! rest        definition, attributes (what may be written)     deliveries (what did not arrive)
+//! rest, register     draft, attributes (what may be written)     deliveries (what did not arrive)
 //!   └─ rows ─┐
 //! supervisor ─ index (for whom) ─ tail (the journal's end in memory)
 //!   └─ one dispatch a lane of a webhook that has something to do ─ target (what for)
@@ -23,6 +23,7 @@ mod consent;
 mod definition;
 mod deliveries;
 mod dispatch;
+mod draft;
 mod index;
 mod lanes;
 mod metrics;
@@ -30,6 +31,7 @@ mod missed;
 mod oauth2;
 mod pace;
 mod preview;
+mod register;
 mod represent;
 mod rest;
 mod seal;

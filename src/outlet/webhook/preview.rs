@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use axum::response::IntoResponse as _;
 use serde_json::{Map, Value, json};
 
-use super::definition::Draft;
+use super::draft::Draft;
 use super::rest::{Shown, json_body};
 use super::secrets::Secrets;
 use super::target::{self, Target};
@@ -41,7 +41,7 @@ pub(super) async fn preview(
         id: "preview".to_owned(),
         owner: client.name.clone(),
         url: draft.url.to_string(),
-        definition: serde_json::to_string(&draft.definition).expect("texts and numbers are JSON"),
+        definition: draft.definition.to_json(),
         secrets: secrets.seal(&shared.sealer, "preview"),
         ..WebhookRow::default()
     };

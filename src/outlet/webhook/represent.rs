@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Shared, definition_of, target};
 use crate::event::{Cursor, Micros};
+use crate::filter::Selection;
 use crate::journal::replays::ReplayRow;
 use crate::journal::webhooks::{Status, WebhookRow};
 use crate::journal::{Columns, Error, LOOKED_AT_MAX, Range};
@@ -57,8 +58,8 @@ pub(super) fn shown_status(shared: &Shared, row: &WebhookRow) -> (&'static str, 
 /// How far a webhook has come, though its row may say less: nothing up to here is for it.
 pub(super) async fn reached(shared: &Shared, row: &WebhookRow) -> Result<i64, Error> {
     let Some(selection) = shared.selection(row, &definition_of(row)) else { return Ok(row.cursor) };
-    if let Some(seen) = shared.seen(&selection, row.cursor, 1) {
-        return Ok(seen.entries.first().map_or(seen.covered, |entry| entry.position - 1));
+    if let Some(reached) = seen_through(shared, &selection, row.cursor) {
+        return Ok(reached);
     }
     let range = Range { through: Some(row.cursor + LOOKED_AT_MAX), ..Range::after(row.cursor) };
     let page = shared.journal.read(&selection, range, 1, Columns::NONE).await?;
@@ -82,6 +83,12 @@ async fn undelivered(shared: &Shared, row: &WebhookRow) -> Result<(i64, Option<i
     }
     count += i64::try_from(failing.len().saturating_sub(COUNTED_MAX)).unwrap_or(i64::MAX);
     Ok((count, failing.first().map(|row| row.position)))
+}
+
+/// The same as far as memory reaches back.
+pub(super) fn seen_through(shared: &Shared, selection: &Selection, cursor: i64) -> Option<i64> {
+    let seen = shared.seen(selection, cursor, 1)?;
+    Some(seen.entries.first().map_or(seen.covered, |entry| entry.position - 1))
 }
 
 pub(super) async fn represent(shared: &Shared, row: &WebhookRow) -> Result<Value, Problem> {

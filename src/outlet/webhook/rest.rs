@@ -1,4 +1,4 @@
-//! `/webhooks`: register, list, show, replace, delete. An owner sees and touches its own ones only.
+//! `/webhooks`: list, show, replace, delete; and which URL is answered where. An owner sees and touches its own ones only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,16 +13,15 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::definition::{Draft, From};
+use super::draft::{Draft, From};
 use super::represent::{STATUSES, check_precondition, entity, reached, represent, shown_status};
 use super::secrets::Secrets;
-use super::{Shared, commands, consent, definition_of, deliveries, preview, signature, websub};
+use super::{Shared, commands, consent, definition_of, deliveries, preview, register, websub};
 use crate::event::Micros;
 use crate::filter::Selection;
 use crate::journal::Error;
 use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
 use crate::json::Plain;
-use crate::runtime::{hex, sha256};
 use crate::web::auth::{Client, Scope};
 use crate::web::negotiate;
 use crate::web::outgoing::Refused;
@@ -32,7 +31,6 @@ use crate::web::problem::{Kind, Problem};
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Of one owner.
 pub(super) const WEBHOOKS_MAX: i64 = 10_000;
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Webhooks in one request.
 const ITEMS_MAX: usize = 100;
 
@@ -40,7 +38,7 @@ pub(super) type Shown = Result<Response, Problem>;
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/webhooks", get(list).post(create).put(put_several).delete(delete_all))
+        .route("/webhooks", get(list).post(register::create).put(put_several).delete(delete_all))
         .route("/webhooks/preview", post(preview::preview))
         .route("/websub", post(websub::hub))
         .route("/webhooks/{id}", get(show).put(put).delete(delete))
@@ -54,92 +52,6 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 /// For receivers, which are no clients.
 pub(super) fn open_router(shared: Arc<Shared>) -> Router {
     Router::new().route("/webhooks/{id}/consent", get(consent::callback).post(consent::callback)).with_state(shared)
-}
-
-async fn create(
-    State(shared): State<Arc<Shared>>,
-    Extension(client): Extension<Arc<Client>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Shown {
-    client.must(&Scope::Webhooks)?;
-    commands::refuse(&headers)?;
-    let body = json_body(&headers, body)?;
-    let (key, hash) = (idempotency_key(&headers)?, hex(&sha256(&String::from_utf8_lossy(&body))));
-    if let Some(key) = &key
-        && let Some(known) = shared.journal.webhook_by_key(&client.name, key).await?
-    {
-        return created_before(&shared, &known, &hash).await;
-    }
-    let draft = Draft::parse(&body, &shared.public_url)?;
-    check_addresses(&shared, &draft).await?;
-    shared.check_query(&draft.definition)?;
-    if shared.journal.count_webhooks(&client.name).await? >= WEBHOOKS_MAX {
-        let detail = format!("this client has {WEBHOOKS_MAX} webhooks, the most that one may have; delete some first");
-        return Err(Problem::new(Kind::Conflict, detail));
-    }
-    let (id, now) = (uuid::Uuid::now_v7().to_string(), shared.clock.now_micros());
-    let mut secrets = draft.secrets;
-    secrets.unmask(&Secrets::default()).map_err(nothing_behind)?;
-    secrets.set(draft.secret.unwrap_or_else(signature::new_secret), &draft.definition.signature);
-    let mut row = WebhookRow {
-        owner: client.name.clone(),
-        revision: 1,
-        url: draft.url.to_string(),
-        definition: to_json(&draft.definition),
-        secrets: secrets.seal(&shared.sealer, &id),
-        cursor: start(&shared, &client.visible, &draft.from).await?,
-        created_at: now,
-        updated_at: now,
-        idempotency_hash: key.is_some().then_some(hash),
-        idempotency_key: key,
-        id,
-        ..WebhookRow::default()
-    };
-    let asks = first_status(&shared, &mut row, &draft.url);
-    let notices = vec![Notice::new(&row, "postern.webhook.created", None)];
-    let change = Change { edits: vec![Edit::Create(Box::new(row.clone()))], notices };
-    if let Err(cause) = shared.journal.change_webhook(change).await {
-        // The same request at the same time was faster.
-        let known = match &row.idempotency_key {
-            Some(key) => shared.journal.webhook_by_key(&row.owner, key).await?,
-            None => None,
-        };
-        let (Some(known), Some(hash)) = (known, &row.idempotency_hash) else { return Err(cause.into()) };
-        return created_before(&shared, &known, hash).await;
-    }
-    shared.note_change(&row.id, true);
-    let shown = created(&shared, &row, &secrets).await?;
-    if asks {
-        consent::ask_later(&shared, row);
-    }
-    Ok(shown)
-}
-
-/// The answer to a registration: the only one that shows the secret.
-async fn created(shared: &Shared, row: &WebhookRow, secrets: &Secrets) -> Shown {
-    let mut shown = represent(shared, row).await?;
-    shown["secret"] = secrets.secret().into();
-    let location = format!("{}/webhooks/{}", shared.public_url, row.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], entity(row, shown)).into_response())
-}
-
-/// The same request again, perhaps because its answer was lost.
-async fn created_before(shared: &Shared, row: &WebhookRow, hash: &str) -> Shown {
-    if row.idempotency_hash.as_deref() != Some(hash) {
-        let detail = "this `Idempotency-Key` stands for another registration; use a new key for a new webhook";
-        return Err(Problem::new(Kind::Unprocessable, detail));
-    }
-    let secrets = shared.unseal(row).unwrap_or_default();
-    created(shared, row, &secrets).await
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().ok().map(|text| text.trim().trim_matches('"'));
-    let text = text.filter(|text| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()));
-    let detail = "`Idempotency-Key` must be a text of 1 to 255 visible characters, such as a UUID";
-    text.map(|text| Some(text.to_owned())).ok_or_else(|| Problem::new(Kind::BadRequest, detail))
 }
 
 async fn list(
@@ -211,8 +123,7 @@ async fn put(
     check_is_no_subscription(&row)?;
     let draft = Draft::parse(&json_body(&headers, body)?, &shared.public_url)?;
     let (edit, asks) = replace(&shared, row, draft).await?;
-    let rows = update(&shared, vec![edit], true, Some("postern.webhook.updated")).await?;
-    let row = rows.into_iter().next().ok_or_else(|| Problem::new(Kind::Internal, "the edit was lost"))?;
+    let row = update(&shared, edit, true, Some("postern.webhook.updated")).await?;
     let shown = represent(&shared, &row).await?;
     let response = entity(&row, shown);
     if asks {
@@ -247,9 +158,11 @@ async fn put_several(
         asking.push(asks);
         edits.push(edit);
     }
-    let rows = update(&shared, edits, true, Some("postern.webhook.updated")).await?;
-    let mut items = Vec::with_capacity(rows.len());
-    for (row, asks) in rows.into_iter().zip(asking) {
+    let notices = edits.iter().filter_map(|row| notice_of(&shared, row, "postern.webhook.updated")).collect();
+    shared.edit_all(&mut edits, true, notices).await?;
+    edits.iter().for_each(|row| shared.changed(&row.id));
+    let mut items = Vec::with_capacity(edits.len());
+    for (row, asks) in edits.into_iter().zip(asking) {
         items.push(represent(&shared, &row).await?);
         if asks {
             consent::ask_later(&shared, row);
@@ -288,7 +201,7 @@ async fn replace(shared: &Shared, old: WebhookRow, draft: Draft) -> Result<(Webh
     let mut row = WebhookRow {
         revision: old.revision + 1,
         url: draft.url.to_string(),
-        definition: to_json(&draft.definition),
+        definition: draft.definition.to_json(),
         secrets: secrets.seal(&shared.sealer, &old.id),
         consented_at: old.consented_at.filter(|_| !is_moved),
         allowed_rate: old.allowed_rate.filter(|_| !is_moved),
@@ -312,29 +225,23 @@ async fn settle(shared: &Shared, row: &WebhookRow) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Stores edits, unless there were others meanwhile. `is_new_start`: what failed before does not count any more.
+/// Stores an edit by an owner.
 pub(super) async fn update(
     shared: &Shared,
-    mut rows: Vec<WebhookRow>,
+    row: WebhookRow,
     is_new_start: bool,
     notice: Option<&'static str>,
-) -> Result<Vec<WebhookRow>, Problem> {
-    let mut change = Change::default();
-    for row in &mut rows {
-        let read_at = row.updated_at;
-        // Later than the last change: its time tells whether there was another one.
-        row.updated_at = shared.clock.now_micros().max(read_at + 1);
-        if is_new_start {
-            row.failing_since = None;
-        }
-        change.edits.push(Edit::Update { row: Box::new(row.clone()), read_at, is_new_start });
-        let notice = notice.filter(|what| shared.may_tell(&row.id, what));
-        let reason = row.status_reason.clone().filter(|_| row.status != Status::Active);
-        change.notices.extend(notice.map(|what| Notice::new(row, what, reason)));
-    }
-    shared.journal.change_webhook(change).await?;
-    rows.iter().for_each(|row| shared.changed(&row.id));
-    Ok(rows)
+) -> Result<WebhookRow, Problem> {
+    let notice = notice.and_then(|what| notice_of(shared, &row, what));
+    let row = shared.edit(row, is_new_start, notice).await?;
+    shared.changed(&row.id);
+    Ok(row)
+}
+
+/// What is journaled about an edit, unless the like was just told.
+fn notice_of(shared: &Shared, row: &WebhookRow, what: &'static str) -> Option<Notice> {
+    let reason = row.status_reason.clone().filter(|_| row.status != Status::Active);
+    shared.may_tell(&row.id, what).then(|| Notice::new(row, what, reason))
 }
 
 async fn delete(
@@ -391,7 +298,7 @@ pub(super) fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>
     })
 }
 
-fn nothing_behind(attribute: &str) -> Problem {
+pub(super) fn nothing_behind(attribute: &str) -> Problem {
     let detail = format!("`{attribute}`: \"***\" keeps a secret that is there, and there is none; write it out");
     Problem::new(Kind::Unprocessable, detail)
 }
@@ -445,8 +352,4 @@ pub(super) async fn start(shared: &Shared, selection: &Selection, from: &From) -
             found(shared.journal.before_time(time).await)
         }
     }
-}
-
-fn to_json(definition: &super::definition::Definition) -> String {
-    serde_json::to_string(definition).expect("texts and numbers are JSON")
 }

@@ -15,8 +15,8 @@ use super::tail::{Seen, Tail};
 use super::{Config, Consent, Project, Surroundings, Topics, metrics, oauth2, websub};
 use crate::catalogue::Catalogue;
 use crate::filter::{Dialects, Selection};
-use crate::journal::Journal;
-use crate::journal::webhooks::WebhookRow;
+use crate::journal::webhooks::{Change, Edit, Notice, WebhookRow};
+use crate::journal::{Error, Journal};
 use crate::runtime::{Bell, Clock, Steady, Tasks};
 use crate::web::Site;
 use crate::web::auth::Auth;
@@ -106,6 +106,45 @@ impl Shared {
             stop.cancel();
         }
         self.note_change(id, false);
+    }
+
+    /// Stores an edit, unless there was another one meanwhile. `is_new_start`: what failed before does not count any more.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] after another edit, or the database.
+    pub(super) async fn edit(
+        &self,
+        row: WebhookRow,
+        is_new_start: bool,
+        notice: Option<Notice>,
+    ) -> Result<WebhookRow, Error> {
+        let mut rows = [row];
+        self.edit_all(&mut rows, is_new_start, notice.into_iter().collect()).await?;
+        let [row] = rows;
+        Ok(row)
+    }
+
+    /// The same for several, all or none.
+    ///
+    /// # Errors
+    /// See [`Shared::edit`].
+    pub(super) async fn edit_all(
+        &self,
+        rows: &mut [WebhookRow],
+        is_new_start: bool,
+        notices: Vec<Notice>,
+    ) -> Result<(), Error> {
+        let mut change = Change { edits: Vec::with_capacity(rows.len()), notices };
+        for row in rows {
+            let read_at = row.updated_at;
+            // Later than the last change: its time tells whether there was another one.
+            row.updated_at = self.clock.now_micros().max(read_at + 1);
+            if is_new_start {
+                row.failing_since = None;
+            }
+            change.edits.push(Edit::Update { row: Box::new(row.clone()), read_at, is_new_start });
+        }
+        self.journal.change_webhook(change).await
     }
 
     /// The supervisor looks again at this webhook, which goes on meanwhile.

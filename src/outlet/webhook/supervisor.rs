@@ -2,7 +2,7 @@
 //! index and nothing else.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use super::tail::ENTRIES_MAX;
 use super::target::{self, Target};
 use super::{Shared, consent, definition_of, websub};
 use crate::filter::{Filter, Selection};
-use crate::journal::webhooks::{Change, Edit, Notice, Status, WebhookRow};
+use crate::journal::webhooks::{Notice, Status, WebhookRow};
 use crate::journal::{Columns, Error, Range};
-use crate::runtime::{Backoff, Bell, Tasks};
+use crate::runtime::{Backoff, Tasks};
 
 /// The bells ring for what this process does; this finds what another one did.
 const TIMER: Duration = Duration::from_secs(30);
@@ -40,15 +40,9 @@ struct Known {
     is_exceptional: bool,
     /// Stops both lanes.
     stop: CancellationToken,
-    /// The bells of the lanes that run.
-    live: Option<Lane>,
-    replay: Option<Lane>,
-}
-
-/// How a lane that runs is told of something.
-struct Lane {
-    bell: Bell,
-    has_wish: Arc<AtomicBool>,
+    /// How the lanes that run are told of something.
+    live: Option<Strings>,
+    replay: Option<Strings>,
 }
 
 /// A lane came to an end: of the webhook with this number, and how far it got.
@@ -188,7 +182,7 @@ impl Supervisor {
             let row = self.judge(row).await?;
             if row.status == Status::Pending
                 && row.status_reason.as_deref() == Some(consent::ASKING)
-                && !self.is_known(&row)
+                && self.asked.insert(row.id.clone())
             {
                 // Nobody is asking any more: that was another process, or this one before it was stopped.
                 consent::ask_later(&self.shared, row.clone());
@@ -196,10 +190,6 @@ impl Supervisor {
             self.take(row, is_exceptional);
         }
         Ok(())
-    }
-
-    fn is_known(&mut self, row: &WebhookRow) -> bool {
-        !self.asked.insert(row.id.clone())
     }
 
     /// A selection that the catalogue broke holds its webhook, and one that fits again lets it go on.
@@ -216,15 +206,12 @@ impl Supervisor {
         if let Some(fault) = &fault {
             error!(webhook.id = %row.id, "webhook `{}` is held, nothing is lost: {fault}", row.id);
         }
-        let read_at = row.updated_at;
-        let updated_at = self.shared.clock.now_micros().max(read_at + 1);
-        let row = WebhookRow { status, status_reason: fault, updated_at, ..row };
-        let notices = vec![Notice::new(&row, what, row.status_reason.clone())];
-        let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at, is_new_start: false }];
-        match self.shared.journal.change_webhook(Change { edits, notices }).await {
+        let row = WebhookRow { status, status_reason: fault, ..row };
+        let notice = Notice::new(&row, what, row.status_reason.clone());
+        match self.shared.edit(row.clone(), false, Some(notice)).await {
             // Another process was faster: it is looked at again soon.
-            Ok(()) | Err(Error::Stale) => Ok(row),
-            Err(cause) => Err(cause),
+            Err(Error::Stale) => Ok(row),
+            edited => edited,
         }
     }
 
@@ -335,7 +322,7 @@ impl Supervisor {
             return;
         }
         let strings = strings(&self.tasks, known);
-        known.replay = Some(Lane::of(&strings));
+        known.replay = Some(strings.clone());
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         let (row, pace) = (known.row.clone(), Arc::clone(&known.pace));
         self.tasks.spawn(&format!("replays of webhook {}", row.id), async move {
@@ -352,7 +339,7 @@ impl Supervisor {
             return self.tell_unusable(&row);
         };
         let strings = strings(&self.tasks, known);
-        known.live = Some(Lane::of(&strings));
+        known.live = Some(strings.clone());
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         self.tasks.spawn(&format!("webhook {}", row.id), async move {
             let rest = dispatch::run(shared, Arc::new(target), strings, cursor).await;
@@ -435,12 +422,6 @@ impl Supervisor {
 fn strings(tasks: &Tasks, known: &Known) -> Strings {
     let (bell, has_wish) = Default::default();
     Strings { bell, has_wish, stop: known.stop.child_token(), stopping: tasks.stopping() }
-}
-
-impl Lane {
-    fn of(strings: &Strings) -> Self {
-        Self { bell: strings.bell.clone(), has_wish: Arc::clone(&strings.has_wish) }
-    }
 }
 
 /// Sends again what a webhook has to, one after the other. Gives where it ended the webhook.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::Shared;
@@ -87,45 +88,40 @@ impl Target {
 
     /// An event on its way. Of a batched webhook only its place: batches are put together when their turn comes.
     pub(super) fn delivery(&self, entry: &Entry) -> Delivery {
-        let delivery = Delivery {
+        if self.batch.is_some() { self.place(entry) } else { self.alone(entry) }
+    }
+
+    fn place(&self, entry: &Entry) -> Delivery {
+        Delivery {
             position: entry.position,
             event_id: entry.event.id.clone(),
             r#type: entry.event.r#type.clone(),
             key: entry.event.key(),
             turn: self.rules.ordering.turn(entry),
             ..Delivery::default()
-        };
-        if self.batch.is_some() { delivery } else { self.rendered(delivery, entry, &self.renderer) }
-    }
-
-    fn rendered(&self, delivery: Delivery, entry: &Entry, renderer: &Renderer) -> Delivery {
-        Delivery {
-            headers: renderer.headers(entry),
-            body: renderer.body(entry),
-            format: renderer.format,
-            content_type: renderer.content_type(),
-            ..delivery
         }
     }
 
     /// A call for this event alone; of a batched webhook a batch of one.
     pub(super) fn alone(&self, entry: &Entry) -> Delivery {
-        self.alone_in(entry, &self.renderer)
-    }
-
-    fn alone_in(&self, entry: &Entry, renderer: &Renderer) -> Delivery {
-        let delivery = self.rendered(self.delivery(entry), entry, renderer);
-        if !renderer.format.is_batched() {
-            return delivery;
-        }
-        let body = renderer.batch(std::slice::from_ref(entry));
-        Delivery { event_id: format!("batch-{}", entry.event.id), key: String::new(), body, ..delivery }
+        let renderer = &self.renderer;
+        let is_batched = renderer.format.is_batched();
+        let body = if is_batched { renderer.batch(std::slice::from_ref(entry)) } else { renderer.body(entry) };
+        self.with_body(entry, renderer, body)
     }
 
     /// A call with these bytes, which were made in a format that may be another one by now.
     pub(super) fn frozen(&self, entry: &Entry, body: Vec<u8>, format: &str) -> Delivery {
-        let renderer = self.renderer.with(Format::of_word(format));
-        Delivery { body: body.into(), ..self.alone_in(entry, &renderer) }
+        self.with_body(entry, &self.renderer.with(Format::of_word(format)), body.into())
+    }
+
+    fn with_body(&self, entry: &Entry, renderer: &Renderer, body: Bytes) -> Delivery {
+        let (headers, format) = (renderer.headers(entry), renderer.format);
+        let delivery = Delivery { headers, body, format, content_type: renderer.content_type(), ..self.place(entry) };
+        if !format.is_batched() {
+            return delivery;
+        }
+        Delivery { event_id: format!("batch-{}", entry.event.id), key: String::new(), ..delivery }
     }
 
     pub(super) fn owes(&self, shared: &Shared, entry: &Entry) -> bool {
@@ -134,10 +130,8 @@ impl Target {
 
     /// What comes next in the journal.
     pub(super) async fn read(&self, shared: &Shared, after: i64, limit: usize) -> Result<Page, Error> {
-        let Some(replay) = &self.replay else {
-            return shared.journal.read(&self.selection, Range::after(after), limit, Columns::ALL).await;
-        };
-        let range = Range { after, through: Some(replay.through), order: Order::Ascending };
+        let through = self.replay.as_ref().map(|replay| replay.through);
+        let range = Range { through, ..Range::after(after) };
         self.read_of(shared, &self.selection, range, limit, Columns::ALL).await
     }
 

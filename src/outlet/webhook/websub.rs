@@ -215,7 +215,7 @@ async fn subscribe(shared: &Shared, owner: &str, request: &Request) -> Result<()
         owner: owner.to_owned(),
         revision: 1,
         url: request.callback.to_string(),
-        definition: serde_json::to_string(&definition(shared, request)).expect("texts and numbers are JSON"),
+        definition: definition(shared, request).to_json(),
         secrets: secrets(request).seal(&shared.sealer, &id),
         status: Status::Active,
         cursor: shared.journal.head().await?.position,
@@ -233,19 +233,16 @@ async fn subscribe(shared: &Shared, owner: &str, request: &Request) -> Result<()
 }
 
 async fn renew(shared: &Shared, row: WebhookRow, request: &Request) -> Result<(), Error> {
-    let read_at = row.updated_at;
     let row = WebhookRow {
         revision: row.revision + 1,
-        definition: serde_json::to_string(&definition(shared, request)).expect("texts and numbers are JSON"),
+        definition: definition(shared, request).to_json(),
         secrets: secrets(request).seal(&shared.sealer, &row.id),
         // Who asks again wants it again.
         status: Status::Active,
         status_reason: None,
-        updated_at: shared.clock.now_micros().max(read_at + 1),
         ..row
     };
-    let edits = vec![Edit::Update { row: Box::new(row.clone()), read_at, is_new_start: true }];
-    shared.journal.change_webhook(Change { edits, notices: Vec::new() }).await?;
+    let row = shared.edit(row, true, None).await?;
     shared.changed(&row.id);
     Ok(())
 }
