@@ -14,24 +14,25 @@ mod events;
 mod gateway;
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/listen.rs"]
+mod listen;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use databases::Databases;
-use futures_util::future::try_join_all;
 use gateway::{Gateway, Setting};
 use http::Connection;
+use listen::listen;
 use postern::journal::{Append, Journal};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -425,31 +426,11 @@ impl Shared {
     }
 }
 
-/// On a thread of their own.
 fn start_receivers(count: usize) -> anyhow::Result<Vec<Receiver>> {
-    let (mut receivers, mut listeners) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::default());
-        receivers.push(Receiver { address: listener.local_addr()?, shared: Arc::clone(&shared) });
-        listeners.push((listener, shared));
-    }
-    thread::Builder::new().name("receivers".to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let accepting = listeners.into_iter().map(|(listener, shared)| accept(listener, shared));
-        LocalSet::new().block_on(&runtime, try_join_all(accepting))
-    })?;
-    Ok(receivers)
-}
-
-async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) -> anyhow::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::task::spawn_local(take(stream, Arc::clone(&shared)));
-    }
+    let shared: Vec<Arc<Shared>> = (0..count).map(|_| Arc::default()).collect();
+    let theirs = shared.clone();
+    let addresses = listen("receivers", count, move |n, stream| take(stream, Arc::clone(&theirs[n])))?;
+    Ok(addresses.into_iter().zip(shared).map(|(address, shared)| Receiver { address, shared }).collect())
 }
 
 async fn take(stream: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {

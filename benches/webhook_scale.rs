@@ -11,25 +11,25 @@ mod events;
 mod gateway;
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/listen.rs"]
+mod listen;
+#[path = "support/receivers.rs"]
+mod receivers;
 mod support;
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use futures_util::future::try_join_all;
 use gateway::{Gateway, Setting};
 use http::Connection;
 use postern::journal::{Append, Arrival};
-use support::{Comparison, LOAD, Measured, Meter};
-use tokio::net::{TcpListener, TcpStream};
+use receivers::Receivers;
+use support::{Comparison, Measured, Meter};
 use tokio::runtime::Runtime;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
 /// The first argument of the process that grows.
 const GROW: &str = "grow";
@@ -59,8 +59,6 @@ const REPETITIONS: usize = 5;
 const TARGET: f64 = 0.5;
 /// The last checkpoint is written within 250 ms.
 const CHECKPOINT: Duration = Duration::from_millis(400);
-/// A receiver that hears nothing for so long never will.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -181,12 +179,12 @@ fn status_mib(name: &str) -> anyhow::Result<f64> {
 
 fn fan_out() -> anyhow::Result<()> {
     let (many_side, few_side) = (support::runtime("many")?, support::runtime("few")?);
-    let receivers = Receivers::start()?;
+    let receivers = Receivers::start(RECEIVERS)?;
     let many = many_side.block_on(Gateway::start(&Setting::default(), &[]))?;
     let few = few_side.block_on(Gateway::start(&Setting::default(), &[]))?;
-    few_side.block_on(register(few.app.address(), receivers.webhooks(MATCHING)))?;
+    few_side.block_on(register(few.app.address(), webhooks(&receivers, MATCHING)))?;
     let (before, started) = (status_mib("VmRSS:")?, Instant::now());
-    many_side.block_on(register(many.app.address(), receivers.webhooks(WEBHOOKS)))?;
+    many_side.block_on(register(many.app.address(), webhooks(&receivers, WEBHOOKS)))?;
     let (took, each) = (started.elapsed(), (status_mib("VmRSS:")? - before) * 1_024.0 / WEBHOOKS as f64);
     println!("{WEBHOOKS} webhooks registered in {took:.1?}, {each:.1} KiB each");
 
@@ -201,6 +199,7 @@ fn fan_out() -> anyhow::Result<()> {
     }
     println!("the ceiling: {MATCHING} webhooks, all of them match; a ratio of {TARGET} is twice its time");
     support::print("delivery", &[comparison]);
+    println!("bodies of {} bytes", receivers.body_bytes());
     many_side.block_on(many.app.stop());
     few_side.block_on(few.app.stop());
     Ok(())
@@ -264,80 +263,18 @@ async fn register_one(
     Ok(serde_json::from_slice(answer.body)?)
 }
 
-/// Answer every call with 200 and nothing, on a thread whose time is not counted.
-struct Receivers {
-    addresses: Vec<SocketAddr>,
-    shared: Arc<Shared>,
-    done: mpsc::Receiver<()>,
-}
-
-struct Shared {
-    /// Calls until it says that it is done.
-    left: AtomicUsize,
-    done: mpsc::Sender<()>,
-}
-
-impl Receivers {
-    fn start() -> anyhow::Result<Self> {
-        let (mut addresses, mut listeners) = (Vec::new(), Vec::new());
-        for _ in 0..RECEIVERS {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-            listener.set_nonblocking(true)?;
-            addresses.push(listener.local_addr()?);
-            listeners.push(listener);
-        }
-        let (done, waiting) = mpsc::channel();
-        let shared = Arc::new(Shared { left: AtomicUsize::new(0), done });
-        let theirs = Arc::clone(&shared);
-        thread::Builder::new().name(format!("{LOAD} receivers")).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let accepting = listeners.into_iter().map(|listener| accept(listener, Arc::clone(&theirs)));
-            LocalSet::new().block_on(&runtime, try_join_all(accepting))
-        })?;
-        Ok(Self { addresses, shared, done: waiting })
-    }
-
-    /// So many, of which the first ones match.
-    fn webhooks(&self, count: usize) -> Vec<String> {
-        let webhook = |(n, receiver): (usize, &SocketAddr)| {
-            let wanted = match n {
-                n if n < MATCHING => TYPE.to_owned(),
-                n if n.is_multiple_of(10) => format!("T{}-*", n % 99 + 1),
-                n => format!("T{}", n % 99 + 1),
-            };
-            format!(
-                "{{\"url\":\"http://{receiver}/hook\",\"concurrency\":{CONCURRENCY},\
-                 \"filter\":{{\"types\":[\"{wanted}\"]}}}}"
-            )
+/// So many, of which the first ones match.
+fn webhooks(receivers: &Receivers, count: usize) -> Vec<String> {
+    let webhook = |(n, receiver): (usize, &SocketAddr)| {
+        let wanted = match n {
+            n if n < MATCHING => TYPE.to_owned(),
+            n if n.is_multiple_of(10) => format!("T{}-*", n % 99 + 1),
+            n => format!("T{}", n % 99 + 1),
         };
-        (0..count).zip(self.addresses.iter().cycle()).map(webhook).collect()
-    }
-
-    fn expect(&self, calls: usize) {
-        self.shared.left.store(calls, Ordering::Relaxed);
-    }
-
-    fn wait(&self) -> anyhow::Result<()> {
-        self.done.recv_timeout(PATIENCE).context("the receivers wait in vain")
-    }
-}
-
-async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) -> anyhow::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::task::spawn_local(take(stream, Arc::clone(&shared)));
-    }
-}
-
-async fn take(stream: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
-    let mut connection = Connection::with_buffer(stream, 16 * 1024);
-    while connection.receive().await?.is_some() {
-        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
-        if shared.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            shared.done.send(())?;
-        }
-    }
-    Ok(())
+        format!(
+            "{{\"url\":\"http://{receiver}/hook\",\"concurrency\":{CONCURRENCY},\
+             \"filter\":{{\"types\":[\"{wanted}\"]}}}}"
+        )
+    };
+    (0..count).zip(receivers.addresses.iter().cycle()).map(webhook).collect()
 }
