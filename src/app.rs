@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::catalogue::Catalogue;
 use crate::config::Config;
+use crate::console;
 use crate::event::Micros;
 use crate::journal::{self, Journal};
 use crate::outlet::feed::{self, Feeds};
@@ -26,7 +27,7 @@ use crate::source;
 use crate::telemetry::Scrape;
 use crate::web::auth::{Auth, Client, Scope};
 use crate::web::problem::Problem;
-use crate::web::{self, Site, html, negotiate, openapi};
+use crate::web::{self, Site, docs, html, negotiate, openapi};
 
 /// How long a stop waits for calls in flight and last checkpoints.
 const DRAIN: Duration = Duration::from_millis(1_500);
@@ -105,6 +106,9 @@ impl Gateway {
             .merge(graphql.router())
             .merge(webhook::router(webhooks.clone()))
             .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
+        let console =
+            console::router(guarded.clone(), journal.clone(), auth.clone(), &site, clock, tasks.stopping());
+        let guarded = guarded.merge(console);
         let router =
             web::front(open_routes(&journal, &site).merge(webhook::open_router(webhooks)), guarded, auth, site.clone());
         let stopping = tasks.stopping();
@@ -226,11 +230,12 @@ fn directory(
 }
 
 fn open_routes(journal: &Journal, site: &Site) -> Router {
-    let document = openapi::document(&site.public_url);
+    let (document, docs) = (openapi::document(&site.public_url), docs::page(&site.public_url));
     let site = site.clone();
     Router::new()
         .route("/", get(move |headers: HeaderMap| async move { index(&site, &headers) }))
         .route("/style.css", get(html::style))
+        .route("/docs", get(|| async { axum::response::Html(docs) }))
         .route("/healthz", get(|| async { Json(json!({ "status": "alive" })) }))
         .route("/readyz", get(ready))
         .route(
@@ -281,7 +286,9 @@ fn index(site: &Site, headers: &HeaderMap) -> Response {
         ("graphql", format!("{url}/graphql"), "GraphQL: just the attributes you ask for"),
         ("webhooks", format!("{url}/webhooks"), "signed calls to your URL"),
         ("sources", format!("{url}/sources"), "how the sources are doing"),
-        ("openapi", format!("{url}/openapi.json"), "the description of all of it"),
+        ("console", format!("{url}/console"), "for operators: how it is doing, and what to do about it"),
+        ("docs", format!("{url}/docs"), "the description of all of it"),
+        ("openapi", format!("{url}/openapi.json"), "the same for programs"),
         ("health", format!("{url}/healthz"), "whether the process lives"),
         ("metrics", format!("{url}/metrics"), "numbers for Prometheus"),
         ("readiness", format!("{url}/readyz"), "whether it can answer"),

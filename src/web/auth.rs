@@ -173,6 +173,13 @@ impl Auth {
         known.cloned().ok_or_else(|| unknown("these credentials are not known; send `Authorization: Bearer pst_…`"))
     }
 
+    /// All that are known, by name.
+    pub fn clients(&self) -> Vec<Arc<Client>> {
+        let mut clients: Vec<_> = self.anybody.iter().chain(self.by_token.values()).cloned().collect();
+        clients.sort_by(|one, other| one.name.cmp(&other.name));
+        clients
+    }
+
     /// What a client may see, by its name.
     pub fn visibility(&self, name: &str) -> Option<Selection> {
         let mut clients = self.anybody.iter().chain(self.by_token.values());

@@ -11,6 +11,7 @@ mod caches;
 mod catalogue;
 mod clusters;
 mod consent;
+mod console;
 mod crash;
 mod detail;
 mod erasure;
