@@ -106,8 +106,7 @@ impl Gateway {
             .merge(graphql.router())
             .merge(webhook::router(webhooks.clone()))
             .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
-        let console =
-            console::router(guarded.clone(), journal.clone(), auth.clone(), &site, clock, tasks.stopping());
+        let console = console::router(guarded.clone(), journal.clone(), auth.clone(), &site, clock, tasks.stopping());
         let guarded = guarded.merge(console);
         let router =
             web::front(open_routes(&journal, &site).merge(webhook::open_router(webhooks)), guarded, auth, site.clone());

@@ -14,8 +14,7 @@ struct Asset {
     text: &'static str,
 }
 
-const STYLE: Asset =
-    Asset { name: "console.css", kind: "text/css; charset=utf-8", text: include_str!("console.css") };
+const STYLE: Asset = Asset { name: "console.css", kind: "text/css; charset=utf-8", text: include_str!("console.css") };
 const SCRIPT: Asset =
     Asset { name: "console.js", kind: "text/javascript; charset=utf-8", text: include_str!("console.js") };
 const ICON: Asset = Asset { name: "icon.svg", kind: "image/svg+xml", text: include_str!("icon.svg") };
@@ -34,7 +33,6 @@ pub(super) fn urls() -> Value {
 pub(super) async fn show(Path(name): Path<String>) -> Result<Response, Problem> {
     let asset = [STYLE, SCRIPT, ICON].into_iter().find(|asset| asset.name == name);
     let asset = asset.ok_or_else(|| Problem::new(Kind::NotFound, "the console has no such file"))?;
-    let headers =
-        [(header::CONTENT_TYPE, asset.kind), (header::CACHE_CONTROL, "private, max-age=31536000, immutable")];
+    let headers = [(header::CONTENT_TYPE, asset.kind), (header::CACHE_CONTROL, "private, max-age=31536000, immutable")];
     Ok((headers, asset.text).into_response())
 }

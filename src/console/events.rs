@@ -74,7 +74,8 @@ impl Search {
 
     /// The same search from another position on, or from its start.
     fn url(&self, from: Option<i64>) -> String {
-        let fields = [("type", &self.r#type), ("source", &self.source), ("aggregate", &self.aggregate), ("since", &self.since)];
+        let fields =
+            [("type", &self.r#type), ("source", &self.source), ("aggregate", &self.aggregate), ("since", &self.since)];
         let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
         let order = self.is_oldest_first.then(|| ("order", "oldest".to_owned()));
         let from = from.map(|from| ("from", from.to_string()));
@@ -101,7 +102,9 @@ pub(super) async fn search(
     let search = Search::parse(&query);
     let found = match &search.id {
         Some(id) => match named(&console, &client, id).await {
-            Ok(entry) => return Ok(Redirect::to(&format!("/console/events/{}", escape(&entry.event.id))).into_response()),
+            Ok(entry) => {
+                return Ok(Redirect::to(&format!("/console/events/{}", escape(&entry.event.id))).into_response());
+            }
             Err(problem) => Err(problem),
         },
         None => find(&console, &client, &search).await,
@@ -115,7 +118,8 @@ pub(super) async fn search(
         Ok(Found { page, next }) => {
             data["events"] = page.entries.iter().map(row).collect();
             let ended_early = page.entries.len() < ROWS_MAX;
-            data["looked"] = json!(next.filter(|_| ended_early).map(|next| format!("Looked as far as position {next}.")));
+            data["looked"] =
+                json!(next.filter(|_| ended_early).map(|next| format!("Looked as far as position {next}.")));
             data["next"] = json!(next.map(|next| search.url(Some(next))));
             axum::http::StatusCode::OK
         }

@@ -47,9 +47,11 @@ impl Form {
     /// 400 that lists them.
     pub(super) fn command(&self, known: &[&'static str]) -> Result<&'static str, Problem> {
         let asked = self.field("command").unwrap_or_default();
-        known.iter().copied().find(|command| *command == asked).ok_or_else(|| {
-            Problem::new(Kind::BadRequest, format!("this form knows the commands {}", known.join(", ")))
-        })
+        known
+            .iter()
+            .copied()
+            .find(|command| *command == asked)
+            .ok_or_else(|| Problem::new(Kind::BadRequest, format!("this form knows the commands {}", known.join(", "))))
     }
 
     /// A time as `field` holds it.

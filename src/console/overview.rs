@@ -15,10 +15,7 @@ use crate::web::auth::Client;
 
 const MINUTE: i64 = 60_000_000;
 
-pub(super) async fn show(
-    State(console): State<Arc<Console>>,
-    Extension(client): Extension<Arc<Client>>,
-) -> Shown {
+pub(super) async fn show(State(console): State<Arc<Console>>, Extension(client): Extension<Arc<Client>>) -> Shown {
     let sources = console.doors.get(&client, "/sources").await?["items"].take();
     let list: Vec<&Value> = sources.as_array().map(|list| list.iter().collect()).unwrap_or_default();
     let journal = &console.journal;

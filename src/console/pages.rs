@@ -1,7 +1,7 @@
 //! Templates → HTML. Whatever stands in the data is escaped: payloads and receivers' answers are anybody's text.
 
 use minijinja::value::Serde;
-use minijinja::{Environment, Error, Value, escape_formatter};
+use minijinja::{Environment, Error, Value};
 use serde_json::{Map, json};
 
 use super::assets;
@@ -9,6 +9,7 @@ use super::indented::indented;
 use crate::event::{Micros, escape};
 use crate::runtime::Clock;
 use crate::web::auth::Client;
+use crate::web::html;
 
 pub(super) const HTML: &str = "text/html; charset=utf-8";
 /// What stands where there is no value.
@@ -30,14 +31,16 @@ pub(super) struct Pages {
 
 impl Pages {
     pub(super) fn new(clock: Clock, public_url: &str) -> Self {
-        // Names that end with `.html` are escaped by default.
         let mut environment = Environment::new();
         for (name, text) in TEMPLATES {
             environment.add_template(name, text).expect("a test renders every template");
         }
-        environment.set_formatter(|out, state, value| match value.is_none() {
-            true => Ok(out.write_str(NOTHING)?),
-            false => escape_formatter(out, state, value),
+        // What templates made themselves, such as a macro's output, is safe.
+        environment.set_formatter(|out, _, value| match value.as_str() {
+            _ if value.is_none() => Ok(out.write_str(NOTHING)?),
+            Some(html) if value.is_safe() => Ok(out.write_str(html)?),
+            Some(text) => Ok(out.write_str(&html::escape(text))?),
+            None => Ok(out.write_str(&html::escape(&value.to_string()))?),
         });
         environment.add_filter("ago", move |value: Value| {
             let time = value.as_str().and_then(Micros::parse_rfc3339);
@@ -46,9 +49,8 @@ impl Pages {
         environment.add_filter("seconds", |value: Value| {
             f64::try_from(value).map_or_else(|_| NOTHING.to_owned(), |seconds| span((seconds * 1e6) as i64))
         });
-        environment.add_filter("number", |value: Value| {
-            i64::try_from(value).map_or_else(|_| NOTHING.to_owned(), grouped)
-        });
+        environment
+            .add_filter("number", |value: Value| i64::try_from(value).map_or_else(|_| NOTHING.to_owned(), grouped));
         environment.add_filter("path", |value: Value| escape(&value.to_string()));
         environment.add_filter("indented", |value: Value| indented(value.as_str().unwrap_or_default()));
         environment.add_global("assets", Value::from(Serde(assets::urls())));
@@ -118,6 +120,9 @@ mod tests {
         assert_eq!(ago(0, 7_300_000_000), "in 2 h");
         assert_eq!(span(1_250_000), "1.2 s");
         assert_eq!(span(i64::MAX), "106\u{202f}751\u{202f}991 days");
-        assert_eq!((grouped(0), grouped(999), grouped(-1_234_567)), ("0".into(), "999".into(), "−1\u{202f}234\u{202f}567".into()));
+        assert_eq!(
+            (grouped(0), grouped(999), grouped(-1_234_567)),
+            ("0".into(), "999".into(), "−1\u{202f}234\u{202f}567".into())
+        );
     }
 }

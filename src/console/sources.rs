@@ -19,10 +19,7 @@ use crate::web::auth::Client;
 const QUARANTINED_MAX: usize = 20;
 const COMMANDS: [&str; 2] = ["Retry", "Discard"];
 
-pub(super) async fn list(
-    State(console): State<Arc<Console>>,
-    Extension(client): Extension<Arc<Client>>,
-) -> Shown {
+pub(super) async fn list(State(console): State<Arc<Console>>, Extension(client): Extension<Arc<Client>>) -> Shown {
     let sources = console.doors.get(&client, "/sources").await?["items"].take();
     Ok(console.page(&client, "sources", "sources.html", json!({ "sources": sources })))
 }

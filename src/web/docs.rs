@@ -60,7 +60,9 @@ fn push_operation(body: &mut String, document: &Value, (method, path): (&str, &s
     );
     let parameters: Vec<&Value> = list(&item["parameters"]).iter().chain(list(&operation["parameters"])).collect();
     if !parameters.is_empty() {
-        body.push_str("<table><tr><th scope=\"col\">parameter</th><th scope=\"col\">in</th><th scope=\"col\">is</th></tr>");
+        body.push_str(
+            "<table><tr><th scope=\"col\">parameter</th><th scope=\"col\">in</th><th scope=\"col\">is</th></tr>",
+        );
         for parameter in parameters {
             let parameter = followed(document, parameter);
             let required = if parameter["required"] == true { ", required" } else { "" };

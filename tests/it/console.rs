@@ -3,11 +3,12 @@
 use postern::event::Event;
 use postern::web::auth::new_token;
 use serde_json::json;
+use sqlx::{Connection as _, SqliteConnection};
 
-use crate::sources::{configuration, insert, table};
+use crate::sources::{OFTEN, configuration, insert, table};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::webhooks::{get, ok, own_path, register, wait_for_deliveries, wait_for_status};
-use crate::support::{Database, Engine, Gateway, event, events, run, wait_for};
+use crate::support::{Engine, Gateway, event, events, run, wait_for};
 
 /// Sends a form as a browser does from a page of the gateway.
 async fn send(gateway: &Gateway, path: &str, body: &str) -> reqwest::Response {
@@ -61,7 +62,10 @@ async fn every_page_answers_as_html_that_loads_nothing_from_elsewhere() {
     let style = overview.split('"').find(|text| text.contains("console.css")).unwrap();
     assert_eq!(gateway.get(style).await.headers()["content-type"], "text/css; charset=utf-8");
     let docs = gateway.get("/docs").await;
-    assert_eq!((docs.status().as_u16(), &docs.headers()["content-type"]), (200, &"text/html; charset=utf-8".parse().unwrap()));
+    assert_eq!(
+        (docs.status().as_u16(), &docs.headers()["content-type"]),
+        (200, &"text/html; charset=utf-8".parse().unwrap())
+    );
     assert!(docs.text().await.unwrap().contains("POST /webhooks"));
     for path in ["/console/events/nothing", "/console/sources/nothing", "/console/webhooks/nothing"] {
         let response = gateway.get(path).await;
@@ -166,19 +170,29 @@ async fn buttons_of_a_webhook_do_what_they_say() {
 
 #[tokio::test]
 async fn quarantined_rows_are_tried_again_and_given_up() {
-    let database = Database::create(Engine::Sqlite).await;
-    let mut connection = database.sqlite().await;
-    run!(connection, table(Engine::Sqlite), insert("a", "1", 1), insert("b", "1", 2), insert("c", "1", 3));
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("shop.db").display());
+    let mut connection = SqliteConnection::connect(&format!("{url}?mode=rwc")).await.unwrap();
+    run!(
+        connection,
+        "pragma journal_mode = wal",
+        table(Engine::Sqlite),
+        insert("a", "1", 1),
+        insert("b", "1", 2),
+        insert("c", "1", 3)
+    );
     run!(connection, "update tb_cart_event set payload = '<script>' where event_id <> 'a'");
-    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&database.url, "")).await;
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(&url, OFTEN)).await;
     let page = wait_for("the quarantine", || async {
-        Some(gateway.get_text("/console/sources/cart").await).filter(|page| page.matches("value=\"Retry\"").count() == 3)
+        Some(gateway.get_text("/console/sources/cart").await)
+            .filter(|page| page.matches("value=\"Retry\"").count() == 3)
     })
     .await;
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"));
     assert!(gateway.get_text("/console").await.contains("2 quarantined rows"));
 
-    let rows: Vec<&str> = page.split('"').filter(|text| text.starts_with("/console/sources/cart/quarantine/")).collect();
+    let rows: Vec<&str> =
+        page.split('"').filter(|text| text.starts_with("/console/sources/cart/quarantine/")).collect();
     let still_bad = send(&gateway, rows[0], "command=Retry").await;
     assert_eq!(still_bad.status(), 422);
     run!(connection, "update tb_cart_event set payload = '{}' where event_id = 'b'");
@@ -204,14 +218,18 @@ async fn the_journal_is_searched_page_by_page() {
         let page = gateway.get_text(&path).await;
         found += page.matches(">ItemAdded</a>").count();
         let Some(next) = page.split("rel=\"next\" href=\"").nth(1) else { break };
-        path = next.split('"').next().unwrap().replace("&amp;", "&").replace("&#x2f;", "/");
+        path = next.split('"').next().unwrap().replace("&amp;", "&");
     }
     assert_eq!(found, 96);
     let count = |html: String| html.matches("href=\"/console/events/").count();
-    let of = |query: &'static str| { let path = format!("/console/events?{query}"); let gateway = &gateway; async move { gateway.get_text(&path).await } };
-    assert_eq!(count(of("aggregate=Cart/cart-3").await.replace("&#x2f;", "/")), 12);
-    assert_eq!(count(of("aggregate=Cart/*&type=CheckedOut").await.replace("&#x2f;", "/")), 24);
-    assert_eq!(count(of("since=2026-01-01T01:58&order=oldest").await.replace("&#x2f;", "/")), 4);
+    let of = |query: &'static str| {
+        let path = format!("/console/events?{query}");
+        let gateway = &gateway;
+        async move { gateway.get_text(&path).await }
+    };
+    assert_eq!(count(of("aggregate=Cart/cart-3").await), 12);
+    assert_eq!(count(of("aggregate=Cart/*&type=CheckedOut").await), 24);
+    assert_eq!(count(of("since=2026-01-01T01:58&order=oldest").await), 4);
     let wrong = gateway.get("/console/events?since=soon").await;
     assert_eq!(wrong.status(), 400);
     assert!(wrong.text().await.unwrap().contains("is no time"));
