@@ -134,7 +134,7 @@ fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|target| target.rsplit('/').next()) {
         return format!("<a href=\"#schema-{0}\">{0}</a>", escape(name));
     }
-    let alternatives = [&schema["oneOf"], &schema["anyOf"]].into_iter().flat_map(|of| list(of)).map(kind);
+    let alternatives = [&schema["oneOf"], &schema["anyOf"]].into_iter().flat_map(list).map(kind);
     let values = list(&schema["enum"]).iter().chain((!schema["const"].is_null()).then_some(&schema["const"]));
     let values = values.map(|value| format!("<code>{}</code>", escape(&value.to_string())));
     let types = match &schema["type"] {
