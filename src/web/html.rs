@@ -17,7 +17,7 @@ pub fn document(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><link rel=\"stylesheet\" href=\"/style.css\"></head>\n\
-         <body><h1>{title}</h1>\n{body}\n</body></html>\n"
+         <body><main><h1>{title}</h1>\n{body}\n</main></body></html>\n"
     )
 }
 

@@ -30,7 +30,12 @@ async fn webhook_to(gateway: &Gateway, url: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn every_page_answers_as_html_that_loads_nothing_from_elsewhere() {
-    let gateway = Gateway::start().await;
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        pages_of(Gateway::start_with(engine, "").await).await;
+    }
+}
+
+async fn pages_of(gateway: Gateway) {
     gateway.append(events(1..=60)).await;
     let receiver = Receiver::start(ok).await;
     let webhook = webhook_to(&gateway, &receiver.url).await;
