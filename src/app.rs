@@ -55,6 +55,7 @@ impl Gateway {
     /// # Errors
     /// What the operator must mend: a configuration, an address in use, a journal that is served already.
     pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
+        let configuration = config.fingerprint.clone();
         let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
         source::check_names(&config.sources).map_err(anyhow::Error::msg)?;
         let catalogue = Arc::new(config.catalogue().map_err(anyhow::Error::msg)?);
@@ -68,7 +69,7 @@ impl Gateway {
         }
         let (clock, tasks) = (Clock::system(), Tasks::default());
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
-        let lock = journal.lock(&tasks).await?;
+        let lock = journal.serve(&configuration, &tasks).await?;
 
         let feeds = Feeds::new(journal.clone(), &config.all_feeds, config.feeds.clone(), &site, auth.is_open(), &tasks)
             .map_err(anyhow::Error::msg)?;
@@ -95,7 +96,7 @@ impl Gateway {
                 let webhooks = missed.clone();
                 async move { webhooks.missed(through).await }
             };
-            tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
+            tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.stopping(), missed));
         }
         let metrics =
             Metrics { journal: journal.clone(), running: Arc::clone(&running), webhooks: webhooks.clone(), clock };
@@ -207,11 +208,11 @@ fn directory(
     };
     let running = Arc::clone(running);
     let state = move |running: &source::Running| {
-        let state = running.status.get();
+        let state = running.state();
         graphql::SourceInfo {
-            kind: state.kind,
             healthy: state.healthy,
             lag_seconds: state.lag_seconds(clock.now_micros()),
+            kind: state.kind,
             last_event_at: state.last_event_at.map(Micros),
             name: state.name,
         }
@@ -261,6 +262,10 @@ async fn metrics_text(
         "The last position",
         [(vec![("journal", journal.id().to_owned())], head.position as f64)],
     );
+    let held = journal.leases_held().into_iter().map(|(work, count)| (vec![("work", work)], count as f64));
+    scrape.gauges("postern_leases", "Leases that this gateway holds", held);
+    let members = journal.members().len().max(1) as f64;
+    scrape.gauges("postern_gateways", "Gateways that serve this journal", [(vec![], members)]);
     source::measure(&mut scrape, &journal, &running, clock).await?;
     webhooks.measure(&mut scrape).await?;
     Ok(scrape.into_response())

@@ -41,6 +41,7 @@ use feed::FeedPump;
 use holes::Horizon;
 use mapping::{Mapping, Row};
 use probe::Probe;
+use pump::Setting;
 use window::WindowPump;
 
 pub use audit::{Audit, audit};
@@ -220,36 +221,68 @@ macro_rules! with_adapter {
 }
 use with_adapter;
 
-/// A source that is being read.
+/// A source, and how it is doing: here, or in the process that reads it.
 pub struct Running {
     pub config: Config,
     pub status: Status,
+    journal: Journal,
 }
 
-/// Starts reading a source; it goes on until the tasks are told to stop, whatever happens to its database.
+impl Running {
+    pub fn state(&self) -> State {
+        let elsewhere = self.journal.work_of_others(&lease_name(&self.config.name));
+        // A newer gateway may say more, an older one less: then nothing is known.
+        elsewhere.and_then(|state| serde_json::from_str(&state).ok()).unwrap_or_else(|| self.status.get())
+    }
+}
+
+fn lease_name(source: &str) -> String {
+    format!("source:{source}")
+}
+
+/// Starts reading a source whenever this process holds its lease; that goes on until the tasks are told to stop, whatever
+/// happens to its database.
 pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Running {
-    let running = Running { status: Status::new(&config), config: config.clone() };
+    let running = Running { status: Status::new(&config), config: config.clone(), journal: journal.clone() };
     if config.push {
         return running;
     }
-    let status = running.status.clone();
-    let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
-    let setting =
-        Arc::new(pump::Setting { config, journal, catalogue, status, clock: Clock::system(), told: Mutex::default() });
-    if setting.config.has_table() {
-        let (setting, stop) = (Arc::clone(&setting), stop.clone());
-        tasks.spawn(&format!("upkeep of {task}"), async move { upkeep::run(&setting, stop).await });
-    }
-    tasks.spawn(&task, async move {
+    let (status, stop) = (running.status.clone(), tasks.stopping());
+    tasks.spawn(&format!("source {}", config.name), async move {
+        let name = lease_name(&config.name);
+        let report = || -> journal::Report {
+            let status = status.clone();
+            Box::new(move || serde_json::to_string(&status.get()).expect("a state is JSON"))
+        };
+        while let Some(lease) = journal.lease(&name, &stop, Some(report())).await {
+            let (config, journal, catalogue, status) =
+                (config.clone(), journal.clone(), Arc::clone(&catalogue), status.clone());
+            let clock = Clock::system();
+            read(Setting { config, journal, catalogue, status, clock, lease, told: Mutex::default() }).await;
+        }
+    });
+    running
+}
+
+/// Reads as long as the lease holds.
+async fn read(setting: Setting) {
+    let setting = Arc::new(setting);
+    let upkeep = async {
+        if setting.config.has_table() {
+            upkeep::run(&setting, setting.lease.lost().clone()).await;
+        }
+    };
+    let pump = async {
+        let setting = Arc::clone(&setting);
         if setting.config.feed.is_some() {
-            return pump::run::<FeedPump>(setting, stop).await;
+            return pump::run::<FeedPump>(setting).await;
         }
         with_adapter!(
             setting.config,
             Adapter,
-            numbered: pump::run::<Probe<Adapter>>(setting, stop).await,
-            windowed: pump::run::<WindowPump<Adapter>>(setting, stop).await
+            numbered: pump::run::<Probe<Adapter>>(setting).await,
+            windowed: pump::run::<WindowPump<Adapter>>(setting).await
         );
-    });
-    running
+    };
+    tokio::join!(pump, upkeep);
 }

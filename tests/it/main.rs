@@ -20,6 +20,7 @@ mod feed_source;
 mod follow;
 mod formats;
 mod front_door;
+mod gateways;
 mod graphql;
 mod graphql_clients;
 mod graphql_directory;
