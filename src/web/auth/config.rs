@@ -121,7 +121,7 @@ fn entry(client: &ClientConfig, has_issuer: bool) -> Result<Entry, String> {
     let visible = Selection::visible(&client.events);
     let visible = if scopes.contains(&Scope::Admin) { visible } else { visible.seen_by(name) };
     Ok(Entry {
-        client: Arc::new(Client { name: name.clone(), scopes, visible, pace }),
+        client: Arc::new(Client { name: name.clone(), scopes, visible, owns: true, pace }),
         events: client.events.clone(),
         token,
         password: client.password_hash.as_deref().map(Arc::from),

@@ -71,6 +71,8 @@ pub struct Client {
     pub scopes: Vec<Scope>,
     /// What it may see: handed to every read of the journal.
     pub visible: Selection,
+    /// Whether its webhooks may be sent when no token is at hand.
+    owns: bool,
     pace: Option<Arc<Pace>>,
 }
 
@@ -81,6 +83,7 @@ impl Client {
             name: "local".to_owned(),
             scopes: vec![Scope::Read, Scope::Webhooks, Scope::Admin],
             visible: Selection::visible(&Filter::default()),
+            owns: true,
             pace: None,
         }
     }
@@ -98,6 +101,22 @@ impl Client {
             return Ok(());
         }
         Err(Problem::new(Kind::Forbidden, format!("client `{}` lacks the scope `{scope}`", self.name)))
+    }
+
+    /// Refuses a client that can't own what is sent later: nobody would say then what it may see.
+    ///
+    /// # Errors
+    /// 403 that says what it takes.
+    pub fn must_own(&self) -> Result<(), Problem> {
+        if self.owns {
+            return Ok(());
+        }
+        let detail = format!(
+            "client `{}` can't own webhooks or subscriptions: they take a [[client]] of its name, and a token that sees as \
+             much as that",
+            self.name
+        );
+        Err(Problem::new(Kind::Forbidden, detail))
     }
 
     /// Counts a request against the client's rate.
@@ -306,10 +325,8 @@ impl Known {
         let entry = self.by_name.get(&subject);
         let events = entry.map(|entry| entry.events.clone()).unwrap_or_default();
         let sees_all_of_it = types.as_ref().is_none_or(|types| covers(types, &events.types));
-        scopes.retain(|scope| match entry {
-            Some(entry) => entry.client.may(scope) && (*scope != Scope::Webhooks || sees_all_of_it),
-            None => *scope != Scope::Webhooks,
-        });
+        let owns = entry.is_some() && sees_all_of_it;
+        scopes.retain(|scope| entry.is_none_or(|entry| entry.client.may(scope)) && (*scope != Scope::Webhooks || owns));
         let visible = Selection::visible(&events);
         let visible = match types {
             Some(_) if sees_all_of_it => visible,
@@ -319,7 +336,7 @@ impl Known {
         };
         let visible = if scopes.contains(&Scope::Admin) { visible } else { visible.seen_by(&subject) };
         let pace = entry.and_then(|entry| entry.client.pace.clone());
-        Client { name: subject, scopes, visible, pace }
+        Client { name: subject, scopes, visible, owns, pace }
     }
 }
 
