@@ -23,8 +23,8 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tower::layer::layer_fn;
 use tower::{Service, ServiceExt as _, service_fn};
@@ -229,14 +229,17 @@ impl Service<Request> for Door {
         let id = front.request_id(&request);
         let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
         let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
-        let admitted = asked.map_or(Ok(()), |asked| front.admit(asked?, &mut request));
-        let answer = admitted.map(|()| {
+        let admitted = asked.map_or(Ok(None), |asked| front.admit(asked?, &mut request).map(Some));
+        let answer = admitted.map(|client| {
             let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-            bounded(self.route.call(request)).instrument(span)
+            (bounded(self.route.call(request)).instrument(span), client)
         });
         Box::pin(async move {
             let mut response = match answer {
-                Ok(answer) => answer.await,
+                Ok((answer, client)) => match (answer.await, client) {
+                    (stream, Some(client)) if is_stream(&stream) => ended_with(stream, &client),
+                    (answer, _) => answer,
+                },
                 Err(problem) => problem.into_response(),
             };
             // What is rare is boxed, to keep what is made for each request small.
@@ -254,6 +257,16 @@ impl Service<Request> for Door {
             }
         })
     }
+}
+
+fn is_stream(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// A stream that a client has no more when it is none any more.
+fn ended_with(response: Response, client: &Client) -> Response {
+    let ended = client.ended();
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)))
 }
 
 /// The answer as the client likes it compressed.
@@ -317,7 +330,7 @@ impl Front {
     }
 
     /// Tells the rooms who asks.
-    fn admit(&self, client: Arc<Client>, request: &mut Request) -> Result<(), Problem> {
+    fn admit(&self, client: Arc<Client>, request: &mut Request) -> Result<Arc<Client>, Problem> {
         if self.auth.is_open() && !self.site.is_own_host(request) {
             let detail =
                 "an open gateway answers only under its own name; set `server.public_url`, or configure a [[client]]";
@@ -329,8 +342,8 @@ impl Front {
             return Err(Problem::new(Kind::Forbidden, detail));
         }
         client.take_turn()?;
-        request.extensions_mut().insert::<Arc<Client>>(client);
-        Ok(())
+        request.extensions_mut().insert(Arc::clone(&client));
+        Ok(client)
     }
 
     /// The caller's id if it is one that can stand in a log line, else a new one.

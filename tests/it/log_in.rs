@@ -1,11 +1,15 @@
 //! How clients say who they are, and what happens to those who guess: the front door before a room that tells who came in.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, Version};
+use axum::response::Sse;
+use axum::response::sse::Event;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use futures_util::stream;
 use postern::web::auth::{Auth, Client, ClientConfig, Config, hash_password, new_token};
 use postern::web::{self, Site};
 use reqwest::{RequestBuilder, Response};
@@ -46,7 +50,9 @@ impl Door {
                 json!({"name": client.name, "scopes": scopes, "types": client.visible.filters().last().unwrap().types}),
             )
         };
-        let room = Router::new().route("/who", get(who)).route("/do", post(who));
+        // It has no end of its own.
+        let stream = || async { Sse::new(stream::pending::<Result<Event, Infallible>>()) };
+        let room = Router::new().route("/who", get(who)).route("/do", post(who)).route("/stream", get(stream));
         let router = web::front(Router::new(), room, auth.clone(), site);
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move { axum::serve(listener, service).await });
@@ -198,6 +204,36 @@ async fn a_reload_takes_effect_at_the_next_request() {
     assert!(reload("[[client]]\nname = \"x\"\nscopes = [\"reed\"]\n").is_err());
     assert!(reload("").unwrap_err().contains("restart"));
     assert_eq!(door.with_token(&kept).await.status(), 200);
+}
+
+#[tokio::test]
+async fn streams_end_with_the_client_that_has_them() {
+    let ((kept, kept_hash), (gone, gone_hash)) = (new_token(), new_token());
+    let key = Key::ed("k");
+    let issuer = Issuer::start(&[&key]).await;
+    let config = client("kept", &format!("token_hash = {kept_hash:?}"));
+    let both = config.clone() + &client("gone", &format!("token_hash = {gone_hash:?}"));
+    let door = Door::start(&(issuer.config("") + &both)).await;
+    let now = claims("x", json!({}))["exp"].as_u64().unwrap() - 3600;
+    // It has expired, but for the difference that two clocks may have.
+    let soon_over = key.sign("EdDSA", &claims("x", json!({"exp": now - 57})));
+    let open = async |token: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = client.get(format!("{}/stream", door.url)).bearer_auth(token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer
+    };
+    let read_on = |answer: Response| tokio::spawn(answer.bytes());
+    let (of_kept, of_gone) = (read_on(open(&kept).await), read_on(open(&gone).await));
+    let of_token = read_on(open(&soon_over).await);
+    of_token.await.unwrap().unwrap();
+    assert!(!of_gone.is_finished() && !of_kept.is_finished());
+    let Clients { auth, client } = read(&(issuer.config("") + &config));
+    door.auth.reload(&auth, &client).unwrap();
+    of_gone.await.unwrap().unwrap();
+    assert_eq!(door.with_token(&kept).await.status(), 200);
+    assert!(!of_kept.is_finished(), "nothing has changed for it");
+    of_kept.abort();
 }
 
 #[tokio::test]

@@ -64,7 +64,9 @@ pub(super) struct Desk {
 }
 
 /// Log-ins that were right, by header.
-pub(super) struct Remembered(Mutex<Recent<[u8; 32], (Arc<Client>, Instant)>>);
+pub(super) struct Remembered(Mutex<Recent<[u8; 32], Until>>);
+
+type Until = (Arc<Client>, Instant);
 
 impl Default for Remembered {
     fn default() -> Self {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::client::Term;
 use super::limit::Rate;
 use super::{Client, Entry, Known, Scope, basic, jwt};
 use crate::filter::{Filter, Selection};
@@ -20,7 +21,7 @@ pub struct Config {
 }
 
 /// `[[client]]` of the configuration.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     pub name: String,
@@ -51,20 +52,19 @@ impl std::fmt::Debug for ClientConfig {
     }
 }
 
-/// Checks it all. `present` is the issuer before a reload: its keys stay if it is the same one.
+/// Checks it all. `present` is what holds before a reload: of it stays what is configured as before, with an issuer's keys
+/// and a client's turns.
 ///
 /// # Errors
 /// A sentence that names the key and what is wrong with it.
-pub(super) fn read(
-    config: &Config,
-    clients: &[ClientConfig],
-    present: Option<&Arc<jwt::Issuer>>,
-) -> Result<Known, String> {
+pub(super) fn read(config: &Config, clients: &[ClientConfig], present: Option<&Known>) -> Result<Known, String> {
     let issuer = match &config.jwt {
-        Some(wanted) => Some(match present.filter(|present| present.config == *wanted) {
-            Some(present) => Arc::clone(present),
-            None => Arc::new(jwt::Issuer::new(wanted)?),
-        }),
+        Some(wanted) => {
+            Some(match present.and_then(|present| present.issuer.as_ref()).filter(|issuer| issuer.config == *wanted) {
+                Some(issuer) => Arc::clone(issuer),
+                None => Arc::new(jwt::Issuer::new(wanted)?),
+            })
+        }
         None => None,
     };
     let (mut by_token, mut by_name) = (HashMap::new(), HashMap::new());
@@ -74,6 +74,8 @@ pub(super) fn read(
             return Err(format!("`client.name`: `{name}` is empty or given twice"));
         }
         let entry = entry(client, issuer.is_some()).map_err(|cause| format!("client `{name}`: {cause}"))?;
+        let same = present.and_then(|present| present.by_name.get(name)).filter(|same| same.config == *client);
+        let entry = same.map_or_else(|| Arc::new(entry), Arc::clone);
         if entry.token.is_some_and(|token| by_token.insert(token, Arc::clone(&entry.client)).is_some()) {
             return Err(format!("client `{name}`: another client has the same `token_hash`"));
         }
@@ -121,8 +123,8 @@ fn entry(client: &ClientConfig, has_issuer: bool) -> Result<Entry, String> {
     let visible = Selection::visible(&client.events);
     let visible = if scopes.contains(&Scope::Admin) { visible } else { visible.seen_by(name) };
     Ok(Entry {
-        client: Arc::new(Client { name: name.clone(), scopes, visible, owns: true, pace }),
-        events: client.events.clone(),
+        client: Arc::new(Client { name: name.clone(), scopes, visible, owns: true, pace, term: Term::default() }),
+        config: client.clone(),
         token,
         password: client.password_hash.as_deref().map(Arc::from),
     })

@@ -10,11 +10,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
 use super::Scope;
 use crate::filter::Filter;
+use crate::runtime::Clock;
 use crate::web::outgoing::Outgoing;
 
 /// A key that is not known yet may be a new one, but whoever makes tokens up must not make us call the issuer all the time.
@@ -28,6 +30,8 @@ const TOKEN_BYTES_MAX: usize = 16 * 1024;
 const NAME_BYTES_MAX: usize = 255;
 /// Between the issuer's clock and ours.
 const LEEWAY_SECONDS: u64 = 60;
+/// Streams of a token end with it, at the latest after so long.
+const EXPIRES_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// `[auth.jwt]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -58,6 +62,7 @@ pub(super) struct Claims {
     pub(super) scopes: Vec<Scope>,
     /// Nothing where types are not told by tokens; an empty list for a token that may see nothing.
     pub(super) types: Option<Vec<String>>,
+    pub(super) expires: Instant,
 }
 
 /// Why a token opens nothing.
@@ -90,6 +95,8 @@ pub(super) struct Issuer {
     kept: RwLock<Kept>,
     /// Held by whoever asks the issuer.
     asking: Mutex<()>,
+    /// Another one is configured.
+    pub(super) ended: CancellationToken,
 }
 
 impl Issuer {
@@ -108,7 +115,8 @@ impl Issuer {
         // Nobody but the operator names this address.
         let outgoing = Outgoing::new(&["0.0.0.0/0".to_owned(), "::/0".to_owned()])?;
         outgoing.client(&url).map_err(|refused| format!("`auth.jwt.jwks_url`: {refused}"))?;
-        Ok(Self { config: config.clone(), url, outgoing, kept: RwLock::default(), asking: Mutex::default() })
+        let (kept, asking, ended) = Default::default();
+        Ok(Self { config: config.clone(), url, outgoing, kept, asking, ended })
     }
 
     /// What can be said without asking the issuer; nothing if it has to be asked first.
@@ -163,7 +171,10 @@ impl Issuer {
             let filter = Filter { types: types.clone(), ..Filter::default() };
             filter.check().map_err(|_| Fault::Invalid("its event types are too many, or none that can be"))?;
         }
-        Ok(Claims { subject: subject.to_owned(), scopes, types })
+        let expires = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() + LEEWAY_SECONDS as f64;
+        let left = (expires - Clock::system().now_micros() as f64 / 1e6).clamp(0.0, EXPIRES_MAX.as_secs_f64());
+        let expires = Instant::now() + Duration::from_secs_f64(left);
+        Ok(Claims { subject: subject.to_owned(), scopes, types, expires })
     }
 
     /// Asks the issuer for its keys. What there is stays if it does not answer.

@@ -4,6 +4,7 @@
 //! identity provider (`jwt`). How often is `limit`.
 
 mod basic;
+mod client;
 mod config;
 mod jwt;
 mod limit;
@@ -22,9 +23,11 @@ use super::problem::{Kind, Problem};
 use crate::filter::{Filter, Selection};
 use crate::runtime::{hex, random_bytes, sha256};
 use basic::LogIn;
-use limit::{Allowance, Failures, Pace, whole_seconds};
+use client::Term;
+use limit::{Allowance, Failures, whole_seconds};
 
 pub use basic::{hash_password, new_password};
+pub use client::{Client, Scope};
 pub use config::{ClientConfig, Config};
 
 /// Nobody guesses a token, so this only keeps off who tries nonetheless, and never whom a right one is sent by.
@@ -33,112 +36,12 @@ const BASIC_CHALLENGE: &str = "Basic realm=\"Postern\", charset=\"UTF-8\"";
 const BEARER_CHALLENGE: &str = "Bearer realm=\"Postern\"";
 const WRONG_BEARER_CHALLENGE: &str = "Bearer realm=\"Postern\", error=\"invalid_token\"";
 
-/// What a client may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Read,
-    Webhooks,
-    Push(String),
-    Admin,
-}
-
-impl Scope {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "read" => Some(Self::Read),
-            "webhooks" => Some(Self::Webhooks),
-            "admin" => Some(Self::Admin),
-            _ => text.strip_prefix("push:").filter(|source| !source.is_empty()).map(|s| Self::Push(s.to_owned())),
-        }
-    }
-}
-
-impl std::fmt::Display for Scope {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Read => f.write_str("read"),
-            Self::Webhooks => f.write_str("webhooks"),
-            Self::Push(source) => write!(f, "push:{source}"),
-            Self::Admin => f.write_str("admin"),
-        }
-    }
-}
-
-/// Who asks.
-#[derive(Clone, Debug)]
-pub struct Client {
-    pub name: String,
-    pub scopes: Vec<Scope>,
-    /// What it may see: handed to every read of the journal.
-    pub visible: Selection,
-    /// Whether its webhooks may be sent when no token is at hand.
-    owns: bool,
-    pace: Option<Arc<Pace>>,
-}
-
-impl Client {
-    /// Whoever comes through an open loopback door.
-    fn anybody() -> Self {
-        Self {
-            name: "local".to_owned(),
-            scopes: vec![Scope::Read, Scope::Webhooks, Scope::Admin],
-            visible: Selection::visible(&Filter::default()),
-            owns: true,
-            pace: None,
-        }
-    }
-
-    pub fn may(&self, scope: &Scope) -> bool {
-        self.scopes.contains(scope)
-    }
-
-    /// Refuses a client that lacks the scope.
-    ///
-    /// # Errors
-    /// 403 that names the scope.
-    pub fn must(&self, scope: &Scope) -> Result<(), Problem> {
-        if self.may(scope) {
-            return Ok(());
-        }
-        Err(Problem::new(Kind::Forbidden, format!("client `{}` lacks the scope `{scope}`", self.name)))
-    }
-
-    /// Refuses a client that can't own what is sent later: nobody would say then what it may see.
-    ///
-    /// # Errors
-    /// 403 that says what it takes.
-    pub fn must_own(&self) -> Result<(), Problem> {
-        if self.owns {
-            return Ok(());
-        }
-        let detail = format!(
-            "client `{}` can't own webhooks or subscriptions: they take a [[client]] of its name, and a token that sees as \
-             much as that",
-            self.name
-        );
-        Err(Problem::new(Kind::Forbidden, detail))
-    }
-
-    /// Counts a request against the client's rate.
-    ///
-    /// # Errors
-    /// 429 that says when to come again.
-    pub(super) fn take_turn(&self) -> Result<(), Problem> {
-        let Some(pace) = &self.pace else { return Ok(()) };
-        pace.take().map_err(|wait| {
-            let seconds = whole_seconds(wait).to_string();
-            let detail = format!("client `{}` asks more often than its `rate` allows; wait {seconds} s", self.name);
-            Problem::new(Kind::TooMany, detail).with_header(header::RETRY_AFTER, &seconds)
-        })
-    }
-}
-
 /// What the configuration says of clients.
 struct Known {
     /// Who everybody is that reaches an open door.
     anybody: Option<Arc<Client>>,
     by_token: HashMap<[u8; 32], Arc<Client>>,
-    by_name: HashMap<String, Entry>,
+    by_name: HashMap<String, Arc<Entry>>,
     issuer: Option<Arc<jwt::Issuer>>,
     /// A hash to check passwords of unknown clients against; nothing if no client has a password.
     decoy: Option<Arc<str>>,
@@ -147,8 +50,8 @@ struct Known {
 
 /// One `[[client]]`.
 struct Entry {
+    config: ClientConfig,
     client: Arc<Client>,
-    events: Filter,
     token: Option<[u8; 32]>,
     password: Option<Arc<str>>,
 }
@@ -182,18 +85,21 @@ impl Auth {
         })
     }
 
-    /// Takes other clients from the next request on. What is wrong with them changes nothing.
+    /// Takes other clients from the next request on; streams of those that changed or are gone end. What is wrong with them
+    /// changes nothing.
     ///
     /// # Errors
     /// See [`Auth::new`]; and an open gateway can't be closed while it runs, nor a closed one opened: what caches outside
     /// were told, and the address it listens on, hold for one of both.
     pub fn reload(&self, config: &Config, clients: &[ClientConfig]) -> Result<(), String> {
         let present = self.known();
-        let known = config::read(config, clients, present.issuer.as_ref())?;
+        let known = config::read(config, clients, Some(&present))?;
         if known.anybody.is_some() != present.anybody.is_some() {
             return Err("the first client, and the removal of the last one, take a restart".to_owned());
         }
-        *self.known.write().expect("nothing panics while it holds this lock") = Arc::new(known);
+        let known = Arc::new(known);
+        *self.known.write().expect("nothing panics while it holds this lock") = Arc::clone(&known);
+        present.end_all_but(&known);
         Ok(())
     }
 
@@ -318,12 +224,26 @@ impl Auth {
 }
 
 impl Known {
+    /// What clients have open that were changed or are gone ends.
+    fn end_all_but(&self, kept: &Self) {
+        for (name, entry) in &self.by_name {
+            if !kept.by_name.get(name).is_some_and(|same| Arc::ptr_eq(same, entry)) {
+                entry.client.term.client.cancel();
+            }
+        }
+        if let Some(issuer) = &self.issuer
+            && !kept.issuer.as_ref().is_some_and(|same| Arc::ptr_eq(same, issuer))
+        {
+            issuer.ended.cancel();
+        }
+    }
+
     /// Who a token of the issuer is: never more than it says, and never more than the `[[client]]` of its name says. Without
     /// one, or where the token sees less than it, there are no webhooks: they outlive the token.
     fn client_of(&self, claims: jwt::Claims) -> Client {
-        let jwt::Claims { subject, mut scopes, types } = claims;
+        let jwt::Claims { subject, mut scopes, types, expires } = claims;
         let entry = self.by_name.get(&subject);
-        let events = entry.map(|entry| entry.events.clone()).unwrap_or_default();
+        let events = entry.map(|entry| entry.config.events.clone()).unwrap_or_default();
         let sees_all_of_it = types.as_ref().is_none_or(|types| covers(types, &events.types));
         let owns = entry.is_some() && sees_all_of_it;
         scopes.retain(|scope| entry.is_none_or(|entry| entry.client.may(scope)) && (*scope != Scope::Webhooks || owns));
@@ -336,7 +256,12 @@ impl Known {
         };
         let visible = if scopes.contains(&Scope::Admin) { visible } else { visible.seen_by(&subject) };
         let pace = entry.and_then(|entry| entry.client.pace.clone());
-        Client { name: subject, scopes, visible, owns, pace }
+        let term = Term {
+            client: entry.map(|entry| entry.client.term.client.clone()).unwrap_or_default(),
+            issuer: self.issuer.as_ref().map(|issuer| issuer.ended.clone()).unwrap_or_default(),
+            expires: Some(expires),
+        };
+        Client { name: subject, scopes, visible, owns, pace, term }
     }
 }
 
