@@ -1,7 +1,10 @@
 //! How clients say who they are, and what happens to those who guess: the front door before a room that tells who came in.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, Version};
@@ -114,6 +117,39 @@ async fn a_name_with_a_password_or_a_token_opens_the_door() {
         assert_eq!(status(door.ask().header("authorization", value)).await, 401, "{value}");
     }
     assert_eq!(status(door.ask().bearer_auth(&token).basic_auth("x", Some("y"))).await, 401, "two at once");
+}
+
+/// Runs `postern token` and gives what it prints, by name.
+fn token(arguments: &[&str], input: &str) -> Option<HashMap<String, String>> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+    let command =
+        command.arg("token").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // It may have refused already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines = lines.lines().filter_map(|line| line.split_once(": "));
+    output.status.success().then(|| lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+}
+
+#[tokio::test]
+async fn what_postern_token_makes_opens_the_door() {
+    let by_token = token(&["erp"], "").unwrap();
+    let (made, read) =
+        (token(&["made", "--password"], "").unwrap(), token(&["read", "--password-stdin"], "long enough it is\n"));
+    let read = read.unwrap();
+    assert!(!read.contains_key("password"), "whoever typed it knows it");
+    assert!(token(&["x", "--password-stdin"], "too short\n").is_none());
+    assert!(token(&["a:b", "--password"], "").is_none());
+    let config = client("erp", &format!("token_hash = {:?}", by_token["token_hash"]))
+        + &client("made", &format!("password_hash = {:?}", made["password_hash"]))
+        + &client("read", &format!("password_hash = {:?}", read["password_hash"]));
+    let door = Door::start(&config).await;
+    assert_eq!(door.with_token(&by_token["token"]).await.status(), 200);
+    for (name, password) in [("made", made["password"].as_str()), ("read", "long enough it is")] {
+        assert_eq!(status(door.ask().basic_auth(name, Some(password))).await, 200, "{name}");
+    }
 }
 
 #[tokio::test]

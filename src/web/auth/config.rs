@@ -166,6 +166,8 @@ mod tests {
             assert!(fault.contains("client `erp`") && fault.contains(expected), "{fault}");
         }
         let jwt = "[auth.jwt]\nissuer = \"https://id\"\naudience = \"postern\"\njwks_url = \"https://id/keys\"\n";
+        let public = fault(&format!("client = []\n{}", jwt.replace("https://id/keys", "http://8.8.8.8/keys")));
+        assert!(public.contains("must be https"), "{public}");
         let client = "[[client]]\nname = \"erp\"\nscopes = [\"read\"]\nrate = { max = 0, per = \"60s\" }\n";
         assert!(fault(&format!("{jwt}{client}")).contains("`rate` must be such as"));
         assert!(

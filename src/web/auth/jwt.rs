@@ -17,7 +17,7 @@ use url::Url;
 use super::Scope;
 use crate::filter::Filter;
 use crate::runtime::Clock;
-use crate::web::outgoing::Outgoing;
+use crate::web::outgoing::{Outgoing, Refused};
 
 /// A key that is not known yet may be a new one, but whoever makes tokens up must not make us call the issuer all the time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -28,6 +28,9 @@ const KEYS_BYTES_MAX: usize = 256 * 1024;
 const KEYS_MAX: usize = 100;
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 const NAME_BYTES_MAX: usize = 255;
+/// Nobody but the operator names the issuer's address, so it may be an inner one, and there http: will do.
+const OWN_NETWORKS: [&str; 7] =
+    ["127.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7"];
 /// Between the issuer's clock and ours.
 const LEEWAY_SECONDS: u64 = 60;
 /// Streams of a token end with it, at the latest after so long.
@@ -112,9 +115,11 @@ impl Issuer {
         }
         let url = Url::parse(&config.jwks_url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = url.filter(Url::has_host).ok_or("`auth.jwt.jwks_url` must be an https or http URL")?;
-        // Nobody but the operator names this address.
-        let outgoing = Outgoing::new(&["0.0.0.0/0".to_owned(), "::/0".to_owned()])?;
-        outgoing.client(&url).map_err(|refused| format!("`auth.jwt.jwks_url`: {refused}"))?;
+        let outgoing = Outgoing::new(&OWN_NETWORKS.map(str::to_owned))?;
+        outgoing.client(&url).map_err(|refused| match refused {
+            Refused::Plain => "`auth.jwt.jwks_url` must be https, as its address is a public one".to_owned(),
+            refused => format!("`auth.jwt.jwks_url`: {refused}"),
+        })?;
         let (kept, asking, ended) = Default::default();
         Ok(Self { config: config.clone(), url, outgoing, kept, asking, ended })
     }
@@ -166,7 +171,13 @@ impl Issuer {
         }
         let scopes =
             words(claims.get(&self.config.scopes_claim)).iter().filter_map(|word| Scope::parse(word)).collect();
-        let types = self.config.types_claim.as_ref().map(|claim| words(claims.get(claim)));
+        let types = self.config.types_claim.as_ref().map(|claim| {
+            let mut types = words(claims.get(claim));
+            // Those who see the same share pages.
+            types.sort();
+            types.dedup();
+            types
+        });
         if let Some(types) = &types {
             let filter = Filter { types: types.clone(), ..Filter::default() };
             filter.check().map_err(|_| Fault::Invalid("its event types are too many, or none that can be"))?;

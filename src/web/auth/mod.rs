@@ -66,6 +66,8 @@ pub enum Asked {
 /// The clients of a gateway. Cheap to clone; all clones follow a reload.
 #[derive(Clone)]
 pub struct Auth {
+    /// For as long as the process lives.
+    is_open: bool,
     known: Arc<RwLock<Arc<Known>>>,
     desk: Arc<basic::Desk>,
     wrong_tokens: Arc<Failures<IpAddr>>,
@@ -79,6 +81,7 @@ impl Auth {
     pub fn new(config: &Config, clients: &[ClientConfig]) -> Result<Self, String> {
         let known = config::read(config, clients, None)?;
         Ok(Self {
+            is_open: known.anybody.is_some(),
             known: Arc::new(RwLock::new(Arc::new(known))),
             desk: Arc::new(basic::Desk::new()),
             wrong_tokens: Arc::new(Failures::new(WRONG_TOKENS)),
@@ -94,7 +97,7 @@ impl Auth {
     pub fn reload(&self, config: &Config, clients: &[ClientConfig]) -> Result<(), String> {
         let present = self.known();
         let known = config::read(config, clients, Some(&present))?;
-        if known.anybody.is_some() != present.anybody.is_some() {
+        if known.anybody.is_some() != self.is_open {
             return Err("the first client, and the removal of the last one, take a restart".to_owned());
         }
         let known = Arc::new(known);
@@ -109,7 +112,7 @@ impl Auth {
 
     /// Whether everybody who reaches the door may do everything.
     pub fn is_open(&self) -> bool {
-        self.known().anybody.is_some()
+        self.is_open
     }
 
     /// Who asks. 401 for credentials that are not known, and for none where some are needed; 429 for too many wrong ones.
