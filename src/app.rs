@@ -112,7 +112,7 @@ impl Gateway {
         tasks.spawn("http", async move {
             let stopped = async move { stopping.cancelled().await };
             // Made once: a bare router is turned into its routes anew for each connection, and all of that kept with it.
-            let service = router.into_make_service();
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
             if let Err(cause) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
                 warn!(%cause, "the HTTP server ended");
             }

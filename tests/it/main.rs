@@ -7,6 +7,7 @@
 
 mod support;
 
+mod access;
 mod caches;
 mod catalogue;
 mod clusters;
@@ -27,6 +28,7 @@ mod graphql_directory;
 mod hostile_receivers;
 mod journal;
 mod kill;
+mod log_in;
 mod polling;
 mod presets;
 mod push;
