@@ -16,7 +16,7 @@ const PREFIX: &str = "POSTERN_";
 /// Variables with our prefix that are not keys.
 const NOT_KEYS: [&str; 1] = ["POSTERN_TEST_"];
 /// Keys that end with `_file` and are paths themselves. All others are read, and the key is what stands before `_file`.
-const PATHS: [&str; 1] = ["sealing_key_file"];
+const PATHS: [&str; 5] = ["sealing_key_file", "ca_file", "client_cert_file", "cert_file", "key_file"];
 /// What gateways on one journal need not have in common.
 const OWN_KEYS: [&str; 2] = ["server", "journal"];
 /// Larger files are no configuration.
@@ -115,6 +115,11 @@ impl Config {
         resolve_url(&mut self.journal.url);
         self.sources.iter_mut().for_each(|source| resolve_url(&mut source.url));
         let schemas = self.events.values_mut().flat_map(|event| &mut event.schema);
+        if let Some(tls) = &mut self.server.tls {
+            for path in [&mut tls.cert_file, &mut tls.key_file] {
+                *path = folder.join(&*path);
+            }
+        }
         let webhooks = &mut self.webhooks;
         let files = [
             &mut webhooks.sealing_key_file,

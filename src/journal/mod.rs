@@ -49,7 +49,7 @@ pub use sources::{QuarantinedRow, SourceRow};
 pub use types::EventType;
 
 /// `[journal]` of the configuration.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `sqlite://path`, or `postgres://…`.

@@ -229,6 +229,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// A source that is not read yet.
+    pub fn new(config: Config, journal: Journal) -> Self {
+        Self { status: Status::new(&config), config, journal }
+    }
+
     pub fn state(&self) -> State {
         let elsewhere = self.journal.work_of_others(&lease_name(&self.config.name));
         // A newer gateway may say more, an older one less: then nothing is known.
@@ -242,12 +247,12 @@ fn lease_name(source: &str) -> String {
 
 /// Starts reading a source whenever this process holds its lease; that goes on until the tasks are told to stop, whatever
 /// happens to its database.
-pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Running {
-    let running = Running { status: Status::new(&config), config: config.clone(), journal: journal.clone() };
+pub fn start(source: &Running, catalogue: Arc<Catalogue>, tasks: &Tasks) {
+    let (Running { config, status, journal }, stop) = (source, tasks.stopping());
     if config.push {
-        return running;
+        return;
     }
-    let (status, stop) = (running.status.clone(), tasks.stopping());
+    let (config, status, journal) = (config.clone(), status.clone(), journal.clone());
     tasks.spawn(&format!("source {}", config.name), async move {
         let name = lease_name(&config.name);
         let report = || -> journal::Report {
@@ -261,7 +266,6 @@ pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks:
             read(Setting { config, journal, catalogue, status, clock, lease, told: Mutex::default() }).await;
         }
     });
-    running
 }
 
 /// Reads as long as the lease holds.

@@ -7,6 +7,7 @@ pub mod openapi;
 pub mod outgoing;
 pub mod paging;
 pub mod problem;
+pub mod server;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -44,7 +45,7 @@ const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// `[server]` of the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -52,24 +53,35 @@ pub struct Config {
     pub public_url: Option<String>,
     /// The authority of Atom ids and of the gateway's name. Default: the host of `public_url`.
     pub authority: Option<String>,
+    /// Certificate and key: then only https is spoken.
+    pub tls: Option<server::TlsConfig>,
+    /// Addresses and networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
+    /// `GET /metrics` is shown here to everybody, too, and nothing else.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: None, authority: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
+            authority: None,
+            tls: None,
+            trusted_proxies: Vec::new(),
+            metrics_listen: None,
+        }
     }
 }
 
-/// Who is at the other end: the extension of a request that says so. Whoever serves behind proxies puts it there; else it
-/// is the connection's address.
+/// Who is at the other end, as far as trusted proxies tell: the extension of a request that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub IpAddr);
 
 impl Peer {
     fn of(request: &Request) -> Self {
-        let connected = || request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| Self(info.0.ip()));
         // Nobody knows: then all are one.
-        request.extensions().get().copied().or_else(connected).unwrap_or(Self(Ipv4Addr::UNSPECIFIED.into()))
+        request.extensions().get().copied().unwrap_or(Self(Ipv4Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -92,7 +104,8 @@ impl Site {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn new(config: &Config, bound: SocketAddr) -> Result<Self, String> {
-        let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let public_url = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{bound}"));
         let public_url = public_url.trim_end_matches('/').to_owned();
         let wrong = || format!("`server.public_url` must be an http or https URL without query, not `{public_url}`");
         let url = url::Url::parse(&public_url).map_err(|_| wrong())?;

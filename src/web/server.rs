@@ -9,7 +9,7 @@ mod peer;
 mod tls;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -55,10 +55,25 @@ const OTHER_FILES: usize = 400;
 /// After a connection that can't be taken: too many open files, as a rule.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
+/// The routes behind the connections, which can be changed while these last.
+#[derive(Clone, Default)]
+pub struct Doors(Arc<RwLock<Router>>);
+
+impl Doors {
+    /// Requests from now on go to these routes.
+    pub fn change(&self, router: Router) {
+        // With its state: a bare one is turned into its routes anew for each request.
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = router.with_state(());
+    }
+
+    fn present(&self) -> Router {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What all connections share.
 struct Serving {
-    /// With its state: a bare one is turned into its routes anew for each request.
-    router: Router,
+    doors: Doors,
     proxies: Proxies,
     http: auto::Builder<TokioExecutor>,
     stopping: CancellationToken,
@@ -69,10 +84,10 @@ pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     proxies: Proxies,
-    router: Router,
+    doors: Doors,
     stopping: CancellationToken,
 ) {
-    let serving = Arc::new(Serving { router: router.with_state(()), proxies, http: http(), stopping });
+    let serving = Arc::new(Serving { doors, proxies, http: http(), stopping });
     let places = Arc::new(Semaphore::new(connections_max()));
     let mut connections = JoinSet::new();
     loop {
@@ -185,9 +200,10 @@ async fn answer(serving: &Serving, peer: Peer, request: Request<Incoming>) -> Re
         return response;
     }
     let peer = serving.proxies.client(peer, request.headers());
-    let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(Timed::new(body)) });
+    let mut request =
+        request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(Timed::new(body)) });
     request.extensions_mut().insert(peer);
-    match serving.router.clone().oneshot(request).await {
+    match serving.doors.present().oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }

@@ -1,7 +1,8 @@
 //! TLS with certificates that can be renewed while it runs.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
@@ -34,6 +35,12 @@ pub struct Tls {
 struct Certificate {
     config: TlsConfig,
     present: RwLock<Arc<CertifiedKey>>,
+    /// When the files that were read last had been written.
+    read_at: Mutex<[Option<SystemTime>; 2]>,
+}
+
+fn written(config: &TlsConfig) -> [Option<SystemTime>; 2] {
+    [&config.cert_file, &config.key_file].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
 }
 
 impl Tls {
@@ -42,8 +49,9 @@ impl Tls {
     /// # Errors
     /// A sentence that names the file and what is wrong with it.
     pub fn new(config: &TlsConfig) -> Result<Self, String> {
+        let read_at = Mutex::new(written(config));
         let present = RwLock::new(Arc::new(read(config)?));
-        let certificate = Arc::new(Certificate { config: config.clone(), present });
+        let certificate = Arc::new(Certificate { config: config.clone(), present, read_at });
         let resolver = Arc::clone(&certificate);
         let mut server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -59,9 +67,23 @@ impl Tls {
     /// # Errors
     /// A sentence that names the file and what is wrong with it.
     pub fn reload(&self) -> Result<(), String> {
+        // Also of files that can't be used: they are told of once.
+        *self.certificate.read_at.lock().unwrap_or_else(PoisonError::into_inner) = written(&self.certificate.config);
         let read = Arc::new(read(&self.certificate.config)?);
         *self.certificate.present.write().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(())
+    }
+
+    /// Reads the files again if they were written since, and tells whether they were.
+    ///
+    /// # Errors
+    /// See [`Tls::reload`].
+    pub fn reload_if_changed(&self) -> Result<bool, String> {
+        let written = written(&self.certificate.config);
+        if *self.certificate.read_at.lock().unwrap_or_else(PoisonError::into_inner) == written {
+            return Ok(false);
+        }
+        self.reload().map(|()| true)
     }
 
     pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
