@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::journal::{self, Journal};
 use crate::runtime::{Backoff, Bell, Clock, Tasks};
 use crate::web::Site;
+use crate::web::auth::Auth;
 use crate::web::server::{self, Doors, Proxies, Tls};
 use rooms::Rooms;
 
@@ -54,6 +55,7 @@ struct Base {
     server: crate::web::Config,
     journal_config: journal::Config,
     site: Site,
+    auth: Auth,
     clock: Clock,
     journal: Journal,
     doors: Doors,
@@ -75,8 +77,8 @@ impl Gateway {
     /// What the operator must mend: a configuration, an address in use, a journal that is served already.
     pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
         rooms::check(&config).map_err(anyhow::Error::msg)?;
-        let is_open = config.clients.is_empty() && !config.auth.required && config.auth.jwt.is_none();
-        let listener = bind(config.server.listen, is_open && !options.insecure).await?;
+        let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
+        let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;
         let site = Site::new(&config.server, address).map_err(anyhow::Error::msg)?;
         if address.ip().is_unspecified() && config.server.public_url.is_none() {
@@ -98,6 +100,7 @@ impl Gateway {
             server: config.server.clone(),
             journal_config: config.journal.clone(),
             site,
+            auth,
             clock,
             journal,
             doors: Doors::default(),
@@ -160,8 +163,10 @@ impl Gateway {
         if let Some(tls) = &base.tls {
             tls.reload().map_err(anyhow::Error::msg)?;
         }
+        let (auth, clients) = (config.auth.clone(), config.clients.clone());
         let mut rooms = self.rooms.lock().await;
         let new = Rooms::prepare(config, base).await?;
+        base.auth.reload(&auth, &clients).map_err(anyhow::Error::msg)?;
         base.journal.configure(&new.fingerprint).await?;
         let old = std::mem::replace(&mut *rooms, new);
         old.close(CHANGE).await;

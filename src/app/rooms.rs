@@ -53,7 +53,7 @@ impl Rooms {
     pub(super) async fn prepare(config: Config, base: &Arc<Base>) -> anyhow::Result<Self> {
         let Base { journal, site, clock, .. } = base.as_ref();
         let (tasks, clock) = (base.tasks.child(), *clock);
-        let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
+        let auth = base.auth.clone();
         let catalogue = Arc::new(config.catalogue().map_err(anyhow::Error::msg)?);
         let schema = graphql::Schema::new(&catalogue).map_err(anyhow::Error::msg)?;
         let feeds = Feeds::new(journal.clone(), &config.all_feeds, config.feeds.clone(), site, auth.is_open(), &tasks)

@@ -28,15 +28,18 @@ mod upkeep;
 mod window;
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tracing::error;
 
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
-use crate::runtime::{Clock, Tasks};
+use crate::runtime::{Backoff, Clock, Tasks};
 use feed::FeedPump;
 use holes::Horizon;
 use mapping::{Mapping, Row};
@@ -57,6 +60,10 @@ pub use status::{CatchUp, State, Status, catching_up};
 const ROWS_MAX: usize = 10_000;
 /// Rows of the first page: how large they are is not known yet, and what is cut off a page was sent in vain.
 const ROWS_FIRST: usize = 250;
+
+/// Waits after a crash of our own. One that ran for longer than the last starts anew.
+const CRASH_WAIT: Duration = Duration::from_secs(1);
+const CRASH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What can go wrong with a source.
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +261,7 @@ pub fn start(source: &Running, catalogue: Arc<Catalogue>, tasks: &Tasks) {
     }
     let (config, status, journal) = (config.clone(), status.clone(), journal.clone());
     tasks.spawn(&format!("source {}", config.name), async move {
-        let name = lease_name(&config.name);
+        let (name, mut backoff) = (lease_name(&config.name), Backoff::new(CRASH_WAIT, CRASH_WAIT_MAX));
         let report = || -> journal::Report {
             let status = status.clone();
             Box::new(move || serde_json::to_string(&status.get()).expect("a state is JSON"))
@@ -263,14 +270,30 @@ pub fn start(source: &Running, catalogue: Arc<Catalogue>, tasks: &Tasks) {
             let (config, journal, catalogue, status) =
                 (config.clone(), journal.clone(), Arc::clone(&catalogue), status.clone());
             let clock = Clock::system();
-            read(Setting { config, journal, catalogue, status, clock, lease, told: Mutex::default() }).await;
+            let setting =
+                Arc::new(Setting { config, journal, catalogue, status, clock, lease, told: Mutex::default() });
+            let started = tokio::time::Instant::now();
+            if AssertUnwindSafe(read(Arc::clone(&setting))).catch_unwind().await.is_ok() {
+                continue;
+            }
+            if started.elapsed() > CRASH_WAIT_MAX {
+                backoff.reset();
+            }
+            let wait = backoff.next_wait();
+            let name = &setting.config.name;
+            error!(source.name = %name, "reading `{name}` crashed, will start again in {}s", wait.as_secs());
+            setting.status.update(|state| {
+                (state.healthy, state.last_error) = (false, Some("reading it crashed; see the log".to_owned()));
+            });
+            // The lease is given back meanwhile: another gateway may do better.
+            drop(setting);
+            let _ = tokio::time::timeout(wait, stop.cancelled()).await;
         }
     });
 }
 
 /// Reads as long as the lease holds.
-async fn read(setting: Setting) {
-    let setting = Arc::new(setting);
+async fn read(setting: Arc<Setting>) {
     let upkeep = async {
         if setting.config.has_table() {
             upkeep::run(&setting, setting.lease.lost().clone()).await;

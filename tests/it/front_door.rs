@@ -77,20 +77,14 @@ async fn a_public_address_without_clients_is_refused() {
 }
 
 #[tokio::test]
-async fn a_second_gateway_on_the_same_journal_is_refused() {
-    for engine in [Engine::Sqlite, Engine::Postgres] {
-        let gateway = Gateway::start_with(engine, "").await;
-        let path = gateway.dir.path().join("second.toml");
-        let key = "q83vEjRWeJC6mP3VbQ7mR1Yk0n8qk0u9cZ3vQ2lH0fE=";
-        let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[journal]\nurl = {:?}\n[webhooks]\nsealing_key = {key:?}\n",
-            gateway.journal_url
-        );
-        std::fs::write(&path, config).unwrap();
-        let config = postern::config::Config::load(&path, &[]).unwrap();
-        let error = postern::app::Gateway::start(config, postern::app::Options::default()).await.err().unwrap();
-        assert!(error.to_string().contains("another gateway"), "{engine:?}: {error}");
-    }
+async fn a_second_gateway_on_the_same_file_is_refused() {
+    let gateway = Gateway::start().await;
+    let path = gateway.dir.path().join("second.toml");
+    let config = format!("[server]\nlisten = \"127.0.0.1:0\"\n[journal]\nurl = {:?}\n", gateway.journal_url);
+    std::fs::write(&path, config).unwrap();
+    let config = postern::config::Config::load(&path, &[]).unwrap();
+    let error = postern::app::Gateway::start(config, postern::app::Options::default()).await.err().unwrap();
+    assert!(error.to_string().contains("another gateway"), "{error}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -14,10 +14,12 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use futures_util::stream;
 use postern::web::auth::{Auth, Client, ClientConfig, Config, hash_password, new_token};
+use postern::web::server::{Doors, Proxies, serve};
 use postern::web::{self, Site};
 use reqwest::{RequestBuilder, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::issuer::{self, Issuer, Key, claims};
 use crate::support::{json, provider, wait_for};
@@ -57,8 +59,9 @@ impl Door {
         let stream = || async { Sse::new(stream::pending::<Result<Event, Infallible>>()) };
         let room = Router::new().route("/who", get(who)).route("/do", post(who)).route("/stream", get(stream));
         let router = web::front(Router::new(), room, auth.clone(), site);
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move { axum::serve(listener, service).await });
+        let doors = Doors::default();
+        doors.change(router);
+        tokio::spawn(serve(listener, None, Proxies::default(), doors, CancellationToken::new()));
         Self { url: format!("http://{address}"), auth }
     }
 

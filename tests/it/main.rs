@@ -11,6 +11,7 @@ mod access;
 mod caches;
 mod catalogue;
 mod clusters;
+mod connections;
 mod consent;
 mod crash;
 mod detail;

@@ -242,20 +242,6 @@ impl Webhooks {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Other clients are configured: what their webhooks may send, and whether they may at all, is looked at anew.
-    ///
-    /// # Errors
-    /// The journal can't be read.
-    pub async fn clients_changed(&self) -> Result<(), journal::Error> {
-        let mut after = String::new();
-        loop {
-            let rows = self.shared.journal.webhooks(None, &after, rest::WEBHOOKS_MAX).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after.clone_from(&last.id);
-            rows.iter().for_each(|row| self.shared.changed(&row.id));
-        }
-    }
-
     /// Starts delivering.
     pub fn run(self) {
         let tasks = self.shared.tasks.clone();

@@ -2,10 +2,12 @@
 //! index and nothing else.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,8 @@ use crate::runtime::{Backoff, Tasks};
 const TIMER: Duration = Duration::from_secs(30);
 /// Longer than a receiver is asked for its consent.
 const ASKING_MAX_MICROS: i64 = 60 * 1_000_000;
+/// After a crash of a lane.
+const CRASH_WAIT: Duration = Duration::from_secs(30);
 const ROWS_AT_ONCE: i64 = 200;
 const ENTRIES_AT_ONCE: usize = 500;
 /// Cursors of webhooks without anything to do are written so often. A crash costs reading what lies between.
@@ -343,7 +347,8 @@ impl Supervisor {
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         let (row, pace, lease) = (known.row.clone(), Arc::clone(&known.pace), known.lease.clone());
         self.tasks.spawn(&format!("replays of webhook {}", row.id), async move {
-            let rest = replay(&shared, row, pace, lease, &strings).await;
+            let id = row.id.clone();
+            let rest = outlive(&id, &strings.stop, replay(&shared, row, pace, lease, &strings)).await;
             let _ = ended.send(Ended { number, is_live: false, rest });
         });
     }
@@ -360,7 +365,8 @@ impl Supervisor {
         known.live = Some(strings.clone());
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         self.tasks.spawn(&format!("webhook {}", row.id), async move {
-            let rest = dispatch::run(shared, Arc::new(target), strings, cursor).await;
+            let stop = strings.stop.clone();
+            let rest = outlive(&row.id, &stop, dispatch::run(shared, Arc::new(target), strings, cursor)).await;
             let _ = ended.send(Ended { number, is_live: true, rest });
         });
     }
@@ -433,6 +439,18 @@ impl Supervisor {
             && let Err(cause) = self.shared.journal.pass_webhooks(ids, to, self.shared.shards.leases()).await
         {
             warn!(%cause, "can't write the cursors of idle webhooks, will do so later");
+        }
+    }
+}
+
+/// A lane that crashes is one webhook's trouble: it is started again a while later, where its last checkpoint says.
+async fn outlive(id: &str, stop: &CancellationToken, lane: impl Future<Output = Option<Rest>>) -> Option<Rest> {
+    match AssertUnwindSafe(lane).catch_unwind().await {
+        Ok(rest) => rest,
+        Err(_) => {
+            error!(webhook.id = %id, "webhook `{id}` crashed, will start again in {}s", CRASH_WAIT.as_secs());
+            let _ = tokio::time::timeout(CRASH_WAIT, stop.cancelled()).await;
+            None
         }
     }
 }
