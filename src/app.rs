@@ -1,53 +1,73 @@
-//! The only file that knows every room: opens, wires, mounts, starts and stops them.
+//! The only file that knows every room, with its folder: opens, wires, mounts, starts, renews and stops them.
+
+mod pages;
+mod rooms;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::extract::State;
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
-use serde_json::json;
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
-use crate::catalogue::Catalogue;
 use crate::config::Config;
-use crate::console;
-use crate::event::Micros;
 use crate::journal::{self, Journal};
-use crate::outlet::feed::{self, Feeds};
-use crate::outlet::graphql::{self, GraphQl};
-use crate::outlet::webhook::{self, Webhooks};
-use crate::runtime::{Backoff, Clock, Tasks};
-use crate::source;
-use crate::telemetry::Scrape;
-use crate::web::auth::{Auth, Client, Scope};
-use crate::web::problem::Problem;
-use crate::web::{self, Site, docs, html, negotiate, openapi};
+use crate::runtime::{Backoff, Bell, Clock, Tasks};
+use crate::web::Site;
+use crate::web::auth::Auth;
+use crate::web::server::{self, Doors, Proxies, Tls};
+use rooms::Rooms;
 
 /// How long a stop waits for calls in flight and last checkpoints.
 const DRAIN: Duration = Duration::from_millis(1_500);
 /// How long it waits for the database after that. Nothing is lost by leaving earlier.
 const CLOSE: Duration = Duration::from_millis(300);
+/// How long new rooms wait for the old ones: calls in flight end, as nothing else hurries.
+const CHANGE: Duration = Duration::from_secs(20);
+/// How often certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(60);
 
 /// What the command line decides.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Serve everybody on a public address.
     pub insecure: bool,
+    /// What is read again at a reload.
+    pub config: Option<PathBuf>,
 }
 
 /// A gateway that runs.
 pub struct Gateway {
     address: SocketAddr,
-    site: Site,
-    journal: Journal,
-    tasks: Tasks,
+    base: Arc<Base>,
+    rooms: Mutex<Rooms>,
     _lock: journal::Lock,
+}
+
+/// What stays for as long as the process lives.
+struct Base {
+    options: Options,
+    /// `[server]` and `[journal]`, which a reload does not change.
+    server: crate::web::Config,
+    journal_config: journal::Config,
+    site: Site,
+    auth: Auth,
+    clock: Clock,
+    journal: Journal,
+    doors: Doors,
+    /// What `server.metrics_listen` shows.
+    metrics: Doors,
+    tls: Option<Tls>,
+    /// The journal's own, and the server.
+    tasks: Tasks,
+    /// Cancelled before anything else when the gateway stops: it is not ready any more.
+    leaving: CancellationToken,
+    /// Rung when somebody asks for the configuration to be read again.
+    reload: Bell,
 }
 
 impl Gateway {
@@ -56,71 +76,52 @@ impl Gateway {
     /// # Errors
     /// What the operator must mend: a configuration, an address in use, a journal that is served already.
     pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
+        rooms::check(&config).map_err(anyhow::Error::msg)?;
         let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
-        source::check_names(&config.sources).map_err(anyhow::Error::msg)?;
-        let catalogue = Arc::new(config.catalogue().map_err(anyhow::Error::msg)?);
-        let schema = graphql::Schema::new(&catalogue).map_err(anyhow::Error::msg)?;
-        let outgoing = config.webhooks.outgoing().map_err(anyhow::Error::msg)?;
         let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;
         let site = Site::new(&config.server, address).map_err(anyhow::Error::msg)?;
         if address.ip().is_unspecified() && config.server.public_url.is_none() {
             warn!("`server.public_url` is not set: links start with {}, which nobody else can follow", site.public_url);
         }
+        let proxies = Proxies::new(&config.server.trusted_proxies).map_err(anyhow::Error::msg)?;
+        let tls = config.server.tls.as_ref().map(Tls::new).transpose().map_err(anyhow::Error::msg)?;
+        let metrics_listener = match config.server.metrics_listen {
+            Some(listen) => Some(TcpListener::bind(listen).await.with_context(|| {
+                format!("can't listen on {listen}; is another program there? See `server.metrics_listen`")
+            })?),
+            None => None,
+        };
         let (clock, tasks) = (Clock::system(), Tasks::default());
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
-        let lock = journal.lock(&tasks).await?;
-
-        let feeds = Feeds::new(journal.clone(), &config.all_feeds, config.feeds.clone(), &site, auth.is_open(), &tasks)
-            .map_err(anyhow::Error::msg)?;
-        let start = |source| source::start(source, journal.clone(), Arc::clone(&catalogue), &tasks);
-        let running: Arc<Vec<_>> = Arc::new(config.sources.into_iter().map(start).collect());
-        let directory = directory(&catalogue, &feeds, &running, &site.public_url, clock, &tasks);
-        let graphql = GraphQl::new(journal.clone(), schema, directory, &config.graphql).map_err(anyhow::Error::msg)?;
-        let projector = graphql.projector();
-        let surroundings = webhook::Surroundings {
-            catalogue: Arc::clone(&catalogue),
-            outgoing,
+        let lock = journal.serve(&config.fingerprint, &tasks).await?;
+        let base = Arc::new(Base {
+            options,
+            server: config.server.clone(),
+            journal_config: config.journal.clone(),
+            site,
+            auth,
             clock,
-            auth: auth.clone(),
+            journal,
+            doors: Doors::default(),
+            metrics: Doors::default(),
+            tls: tls.clone(),
             tasks: tasks.clone(),
-            project: Box::new(move |selection| projector.projection(selection)),
-            topic: topics(&feeds),
-        };
-        let webhooks = Webhooks::open(&config.webhooks, journal.clone(), &site, surroundings).await?;
-        feeds.run(&tasks);
-        webhooks.clone().run();
-        if let Some(kept) = config.journal.retention {
-            let missed = webhooks.clone();
-            let missed = move |through| {
-                let webhooks = missed.clone();
-                async move { webhooks.missed(through).await }
-            };
-            tasks.spawn("retention", journal.clone().keep(kept, clock, tasks.clone(), missed));
-        }
-        let metrics =
-            Metrics { journal: journal.clone(), running: Arc::clone(&running), webhooks: webhooks.clone(), clock };
-        let guarded = Router::new()
-            .route("/metrics", get(metrics_text).with_state(metrics))
-            .merge(feeds.router())
-            .merge(graphql.router())
-            .merge(webhook::router(webhooks.clone()))
-            .merge(source::router(journal.clone(), running, catalogue, clock, &site.public_url));
-        let console = console::router(guarded.clone(), journal.clone(), auth.clone(), &site, clock, tasks.stopping());
-        let guarded = guarded.merge(console);
-        let router =
-            web::front(open_routes(&journal, &site).merge(webhook::open_router(webhooks)), guarded, auth, site.clone());
-        let stopping = tasks.stopping();
-        tasks.spawn("http", async move {
-            let stopped = async move { stopping.cancelled().await };
-            // Made once: a bare router is turned into its routes anew for each connection, and all of that kept with it.
-            let service = router.into_make_service();
-            if let Err(cause) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
-                warn!(%cause, "the HTTP server ended");
-            }
+            leaving: CancellationToken::new(),
+            reload: Bell::default(),
         });
-        info!(server.url = %site.public_url, journal.id = journal.id(), "serving {} on {address}", site.public_url);
-        Ok(Self { address, site, journal, tasks, _lock: lock })
+        let rooms = Rooms::prepare(config, &base).await?;
+        rooms.open(&base);
+        let http = server::serve(listener, tls, proxies.clone(), base.doors.clone(), tasks.stopping());
+        tasks.spawn("http", http);
+        if let Some(listener) = metrics_listener {
+            let doors = base.metrics.clone();
+            tasks.spawn("metrics", server::serve(listener, None, proxies, doors, tasks.stopping()));
+        }
+        tasks.spawn("certificates", renew_certificates(base.tls.clone(), tasks.stopping()));
+        let url = &base.site.public_url;
+        info!(server.url = %url, journal.id = base.journal.id(), "serving {url} on {address}");
+        Ok(Self { address, base, rooms: Mutex::new(rooms), _lock: lock })
     }
 
     /// Where it listens.
@@ -130,22 +131,75 @@ impl Gateway {
 
     /// How the outside reaches it.
     pub fn public_url(&self) -> &str {
-        &self.site.public_url
+        &self.base.site.public_url
     }
 
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        &self.base.journal
     }
 
-    pub fn tasks(&self) -> &Tasks {
-        &self.tasks
+    /// Cancelled when a task has crashed.
+    pub fn failed(&self) -> CancellationToken {
+        self.base.tasks.stopping()
     }
 
-    /// Stops within two seconds: calls in flight end, cursors are written. Returns whether a task had crashed.
+    /// Rung when a client asks for the configuration to be read again.
+    pub fn reload_asked(&self) -> Bell {
+        self.base.reload.clone()
+    }
+
+    /// Reads the configuration again: clients, feeds, catalogue, sources, webhooks' keys, certificates. Connections stay;
+    /// long polls, streams and subscriptions end and are resumed by their clients. One that can't be used changes nothing.
+    pub async fn reload(&self) {
+        match self.try_reload().await {
+            Ok(()) => info!("the configuration was read again"),
+            Err(cause) => error!("the configuration can't be used, all stays as it was: {cause:#}"),
+        }
+    }
+
+    async fn try_reload(&self) -> anyhow::Result<()> {
+        let base = &self.base;
+        let config = base.read_config()?;
+        if let Some(tls) = &base.tls {
+            tls.reload().map_err(anyhow::Error::msg)?;
+        }
+        let (auth, clients) = (config.auth.clone(), config.clients.clone());
+        let mut rooms = self.rooms.lock().await;
+        let new = Rooms::prepare(config, base).await?;
+        base.auth.reload(&auth, &clients).map_err(anyhow::Error::msg)?;
+        base.journal.configure(&new.fingerprint).await?;
+        let old = std::mem::replace(&mut *rooms, new);
+        old.close(CHANGE).await;
+        rooms.open(base);
+        Ok(())
+    }
+
+    /// Stops within two seconds: it is not ready any more, takes no connections, calls in flight end, cursors are written.
+    /// Returns whether a task had crashed.
     pub async fn stop(self) -> bool {
-        self.tasks.drain(DRAIN).await;
-        let _ = tokio::time::timeout(CLOSE, self.journal.close()).await;
-        self.tasks.crashed()
+        self.base.leaving.cancel();
+        let rooms = self.rooms.into_inner();
+        tokio::join!(rooms.close(DRAIN), self.base.tasks.drain(DRAIN));
+        let _ = tokio::time::timeout(CLOSE, self.base.journal.close()).await;
+        self.base.tasks.crashed()
+    }
+}
+
+impl Base {
+    /// The configuration as it stands in its file now, if it can be used by a gateway that runs.
+    fn read_config(&self) -> anyhow::Result<Config> {
+        let Some(path) = &self.options.config else { bail!("this gateway has no configuration file") };
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        let config = Config::load(path, &environment)?;
+        rooms::check(&config).map_err(anyhow::Error::msg)?;
+        for (table, is_same) in
+            [("[server]", config.server == self.server), ("[journal]", config.journal == self.journal_config)]
+        {
+            if !is_same {
+                bail!("{table} has changed, which needs a restart");
+            }
+        }
+        Ok(config)
     }
 }
 
@@ -180,129 +234,14 @@ async fn open_journal(config: &journal::Config, clock: &Clock, tasks: &Tasks) ->
     }
 }
 
-/// The feeds that webhooks may be subscriptions to.
-fn topics(feeds: &Feeds) -> webhook::Topics {
-    let feeds = feeds.clone();
-    Box::new(move |url| {
-        let topic = feeds.topic(url)?;
-        Some(webhook::Topic {
-            filter: topic.filter().clone(),
-            content_type: topic.content_type(),
-            document: Arc::new(move |entries| topic.document(entries)),
-        })
-    })
-}
-
-/// What GraphQL shows of the other rooms.
-fn directory(
-    catalogue: &Arc<Catalogue>,
-    feeds: &Feeds,
-    running: &Arc<Vec<source::Running>>,
-    public_url: &str,
-    clock: Clock,
-    tasks: &Tasks,
-) -> graphql::Directory {
-    let info = |(feed, url): (&feed::FeedConfig, String)| graphql::FeedInfo {
-        name: feed.name.clone(),
-        title: feed.title().to_owned(),
-        url,
-        filter: feed.filter.clone(),
-    };
-    let running = Arc::clone(running);
-    let state = move |running: &source::Running| {
-        let state = running.status.get();
-        graphql::SourceInfo {
-            kind: state.kind,
-            healthy: state.healthy,
-            lag_seconds: state.lag_seconds(clock.now_micros()),
-            last_event_at: state.last_event_at.map(Micros),
-            name: state.name,
+/// Certificates are renewed by others, who may not tell us.
+async fn renew_certificates(tls: Option<Tls>, stopping: CancellationToken) {
+    let Some(tls) = tls else { return };
+    while tokio::time::timeout(CERTIFICATES, stopping.cancelled()).await.is_err() {
+        match tls.reload_if_changed() {
+            Ok(true) => info!("the certificate was renewed"),
+            Ok(false) => {}
+            Err(cause) => warn!("the new certificate can't be used, the old one stays: {cause}"),
         }
-    };
-    graphql::Directory {
-        catalogue: Arc::clone(catalogue),
-        feeds: feeds.list().map(info).collect(),
-        sources: Box::new(move || running.iter().map(state).collect()),
-        public_url: public_url.to_owned(),
-        stopping: tasks.stopping(),
     }
-}
-
-fn open_routes(journal: &Journal, site: &Site) -> Router {
-    let (document, docs) = (openapi::document(&site.public_url), docs::page(&site.public_url));
-    let site = site.clone();
-    Router::new()
-        .route("/", get(move |headers: HeaderMap| async move { index(&site, &headers) }))
-        .route("/style.css", get(html::style))
-        .route("/docs", get(|| async { axum::response::Html(docs) }))
-        .route("/healthz", get(|| async { Json(json!({ "status": "alive" })) }))
-        .route("/readyz", get(ready))
-        .route(
-            "/openapi.json",
-            get(|| async { ([(header::CONTENT_TYPE, "application/openapi+json;version=3.1")], document) }),
-        )
-        .with_state(journal.clone())
-}
-
-#[derive(Clone)]
-struct Metrics {
-    journal: Journal,
-    running: Arc<Vec<source::Running>>,
-    webhooks: Webhooks,
-    clock: Clock,
-}
-
-/// `GET /metrics`
-async fn metrics_text(
-    State(metrics): State<Metrics>,
-    Extension(client): Extension<Arc<Client>>,
-) -> Result<impl IntoResponse, Problem> {
-    client.must(&Scope::Admin)?;
-    let Metrics { journal, running, webhooks, clock } = metrics;
-    let (mut scrape, head) = (Scrape::default(), journal.head().await?);
-    scrape.gauges(
-        "postern_journal_position",
-        "The last position",
-        [(vec![("journal", journal.id().to_owned())], head.position as f64)],
-    );
-    source::measure(&mut scrape, &journal, &running, clock).await?;
-    webhooks.measure(&mut scrape).await?;
-    Ok(scrape.into_response())
-}
-
-/// `GET /readyz`
-async fn ready(State(journal): State<Journal>) -> Result<Response, Problem> {
-    let head = journal.head().await?;
-    Ok(Json(json!({ "status": "ready", "journal": { "id": journal.id(), "position": head.position } })).into_response())
-}
-
-/// `GET /`
-fn index(site: &Site, headers: &HeaderMap) -> Response {
-    let url = &site.public_url;
-    let doors = [
-        ("feeds", format!("{url}/feeds"), "event feeds, Atom"),
-        ("feed", format!("{url}/feeds/all.atom"), "the feed of all events"),
-        ("graphql", format!("{url}/graphql"), "GraphQL: just the attributes you ask for"),
-        ("webhooks", format!("{url}/webhooks"), "signed calls to your URL"),
-        ("sources", format!("{url}/sources"), "how the sources are doing"),
-        ("console", format!("{url}/console"), "for operators: how it is doing, and what to do about it"),
-        ("docs", format!("{url}/docs"), "the description of all of it"),
-        ("openapi", format!("{url}/openapi.json"), "the same for programs"),
-        ("health", format!("{url}/healthz"), "whether the process lives"),
-        ("metrics", format!("{url}/metrics"), "numbers for Prometheus"),
-        ("readiness", format!("{url}/readyz"), "whether it can answer"),
-    ];
-    if negotiate::accept(headers, &["application/json", "text/html"]) == Some("text/html") {
-        let rows = doors.map(|(_, url, what)| {
-            format!("<tr><td><a href=\"{0}\">{0}</a></td><td>{what}</td></tr>", html::escape(&url))
-        });
-        return html::page("Postern", &format!("<table>{}</table>", rows.concat()));
-    }
-    let links: serde_json::Map<String, serde_json::Value> =
-        doors.into_iter().map(|(name, url, _)| (name.to_owned(), url.into())).collect();
-    (
-        [(header::VARY, "accept")],
-        Json(json!({ "name": "Postern", "version": env!("CARGO_PKG_VERSION"), "links": links })),
-    )
-        .into_response()
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::outlet::{feed, graphql, webhook};
+use crate::runtime::{hex, sha256};
 use crate::{catalogue, journal, source, web};
 
 /// Prefix of the environment's overrides: `POSTERN_SERVER__LISTEN` is `server.listen`.
@@ -15,7 +16,9 @@ const PREFIX: &str = "POSTERN_";
 /// Variables with our prefix that are not keys.
 const NOT_KEYS: [&str; 1] = ["POSTERN_TEST_"];
 /// Keys that end with `_file` and are paths themselves. All others are read, and the key is what stands before `_file`.
-const PATHS: [&str; 1] = ["sealing_key_file"];
+const PATHS: [&str; 5] = ["sealing_key_file", "ca_file", "client_cert_file", "cert_file", "key_file"];
+/// What gateways on one journal need not have in common.
+const OWN_KEYS: [&str; 2] = ["server", "journal"];
 /// Larger files are no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -38,6 +41,9 @@ pub struct Config {
     pub auth: web::auth::Config,
     #[serde(rename = "client")]
     pub clients: Vec<web::auth::ClientConfig>,
+    /// A short hash of what gateways that share a journal have in common.
+    #[serde(skip)]
+    pub fingerprint: String,
 }
 
 /// A configuration that can't be used. The text says which key and what to do.
@@ -91,8 +97,10 @@ impl Config {
         }
         plain &= !read_files(&mut table, folder)?;
         // Read from the text where it can be: its errors know the line.
+        let fingerprint = fingerprint(&table);
         let config: Result<Self, toml::de::Error> = if plain { toml::from_str(&text) } else { table.try_into() };
         let mut config = config.map_err(|cause| explain(&cause, &text))?;
+        config.fingerprint = fingerprint;
         config.resolve_paths(folder);
         Ok(config)
     }
@@ -107,6 +115,11 @@ impl Config {
         resolve_url(&mut self.journal.url);
         self.sources.iter_mut().for_each(|source| resolve_url(&mut source.url));
         let schemas = self.events.values_mut().flat_map(|event| &mut event.schema);
+        if let Some(tls) = &mut self.server.tls {
+            for path in [&mut tls.cert_file, &mut tls.key_file] {
+                *path = folder.join(&*path);
+            }
+        }
         let webhooks = &mut self.webhooks;
         let files = [
             &mut webhooks.sealing_key_file,
@@ -135,6 +148,13 @@ impl Config {
         }
         catalogue::Catalogue::new(&self.catalogue, self.events.clone(), &schemas)
     }
+}
+
+/// Of all but what a gateway has of its own: where it listens, and how it reaches the journal.
+fn fingerprint(table: &Table) -> String {
+    let common = table.iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str()));
+    let text: String = common.map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+    hex(&sha256(&text)[..8])
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<String> {

@@ -49,10 +49,19 @@ impl Steady {
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// Stops everything, also what this is a part of.
+    stop_all: Option<CancellationToken>,
     failed: CancellationToken,
 }
 
 impl Tasks {
+    /// Tasks that stop with these, or earlier by themselves. A crash of one of them counts as one of these.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let stop_all = Some(self.stop_all.clone().unwrap_or_else(|| self.stop.clone()));
+        Self { tracker: TaskTracker::new(), stop: self.stop.child_token(), stop_all, failed: self.failed.clone() }
+    }
+
     /// Starts a task. It should end soon after [`Tasks::stopping`] is cancelled; one that panics stops the gateway.
     pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) {
         let tracked = self.tracker.track_future(future);
@@ -68,7 +77,7 @@ impl Tasks {
             if let Err(cause) = task.await {
                 error!(task.name = %name, %cause, "task `{name}` crashed, stopping");
                 tasks.failed.cancel();
-                tasks.stop.cancel();
+                tasks.stop_all.as_ref().unwrap_or(&tasks.stop).cancel();
             }
         });
     }
@@ -111,6 +120,26 @@ pub async fn stop_signal() {
         Err(cause) => {
             warn!(%cause, "can't listen for SIGTERM");
             let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// SIGHUP: read the configuration again.
+pub struct Hangups(Option<tokio::signal::unix::Signal>);
+
+/// Listens for SIGHUP from now on.
+pub fn hangups() -> Hangups {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = signal(SignalKind::hangup());
+    Hangups(signals.inspect_err(|cause| warn!(%cause, "can't listen for SIGHUP")).ok())
+}
+
+impl Hangups {
+    /// Returns at the next one.
+    pub async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signals) => drop(signals.recv().await),
+            None => std::future::pending().await,
         }
     }
 }

@@ -78,7 +78,11 @@ fn server(config: &Config) -> Result<String, String> {
     match auth.is_open() {
         true if !listen.ip().is_loopback() => Err(format!("{listen} is public and no [[client]] is configured")),
         true => Ok(format!("{listen}, open to everybody on this machine, as {}", site.public_url)),
-        false => Ok(format!("{listen}, for {} clients, as {}", config.clients.len(), site.public_url)),
+        false => {
+            let issuer = config.auth.jwt.as_ref().map(|jwt| format!(" and tokens of {}", jwt.issuer));
+            let clients = format!("{} clients{}", config.clients.len(), issuer.unwrap_or_default());
+            Ok(format!("{listen}, for {clients}, as {}", site.public_url))
+        }
     }
 }
 

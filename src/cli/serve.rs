@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::error;
 
@@ -21,15 +22,25 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     telemetry::start("postern=info,warn");
     let config = super::load(&arguments.config)?;
-    let options = app::Options { insecure: arguments.insecure };
+    let options = app::Options { insecure: arguments.insecure, config: Some(arguments.config) };
     let gateway = tokio::select! {
         started = Gateway::start(config, options) => started?,
         () = runtime::stop_signal() => return Ok(ExitCode::SUCCESS),
     };
-    let stopping = gateway.tasks().stopping();
-    tokio::select! {
-        () = runtime::stop_signal() => {}
-        () = stopping.cancelled() => error!("a task crashed, see above"),
+    let (failed, mut asked) = (gateway.failed(), gateway.reload_asked());
+    let mut hangups = runtime::hangups();
+    let stop = runtime::stop_signal();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = failed.cancelled() => {
+                error!("a task crashed, see above");
+                break;
+            }
+            () = hangups.next() => gateway.reload().await,
+            () = asked.rung(Duration::MAX) => gateway.reload().await,
+        }
     }
     let crashed = gateway.stop().await;
     Ok(if crashed { ExitCode::from(1) } else { ExitCode::SUCCESS })

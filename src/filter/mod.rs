@@ -139,6 +139,12 @@ impl Selection {
         Self { filters, ..self.clone() }
     }
 
+    /// The same, narrowed until nothing is left: no event has an empty type.
+    #[must_use]
+    pub fn nothing(&self) -> Self {
+        self.and(&Filter { types: vec![String::new()], ..Filter::default() })
+    }
+
     /// The same for a client who may not see what is about others.
     #[must_use]
     pub fn seen_by(&self, client: &str) -> Self {

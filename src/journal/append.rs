@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use tracing::debug;
 
 use super::db::Conn;
+use super::leases::Lease;
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal, inbox, sources, types};
 use crate::catalogue::Catalogue;
@@ -25,6 +26,8 @@ pub struct Append {
     pub resolved: Vec<String>,
     /// Ids of quarantined rows that an operator gave up: they are not listed any more, but remembered.
     pub discarded: Vec<String>,
+    /// Nothing is written for who has lost it.
+    pub lease: Option<Lease>,
     /// All or nothing: known ids with other data and conflicts are errors.
     pub is_strict: bool,
 }

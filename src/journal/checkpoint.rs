@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use super::batch::{POSTGRES_ROWS_MAX, Texts, chunks, column, inserts};
 use super::db::{Conn, execute, with_conn};
 use super::deliveries::{AttemptRow, DeliveryRow, Wish};
+use super::leases::Lease;
 use super::webhooks::{Notice, Status, notify};
 use super::writer::HeadRow;
 use super::{Error, Journal};
@@ -37,6 +38,8 @@ pub struct Checkpoint {
     pub is_done: bool,
     /// Also shortens the log.
     pub prune: bool,
+    /// Nothing is written for who has lost it.
+    pub lease: Option<Lease>,
     /// The count of erasures under which the calls were made: after others, what was answered is not kept.
     pub erasures: i64,
     pub notices: Vec<Notice>,

@@ -9,6 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 
 use super::Error;
+use super::listen::CHANNEL;
 
 /// A connection that was used within this time is taken to be alive.
 const PING_AFTER: Duration = Duration::from_secs(1);
@@ -82,6 +83,8 @@ pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_ti
      cast(unixepoch('subsec') * 1000000 as integer) as now from journal where singleton = 1";
 pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_time, oldest, erasures, \
      (extract(epoch from clock_timestamp()) * 1000000)::bigint as now from journal where singleton = 1 for update";
+/// PostgreSQL's clock in microseconds.
+pub(super) const NOW_POSTGRES: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
 /// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later.
 fn postgres_pool(connections_max: u32) -> PgPoolOptions {
@@ -100,6 +103,11 @@ fn postgres_pool(connections_max: u32) -> PgPoolOptions {
             sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(connection).await.map(|_| ())
         })
     })
+}
+
+/// A connection of its own to the same database, for what a crowd must not keep waiting.
+pub(super) fn apart(pool: &PgPool) -> PgPool {
+    postgres_pool(1).connect_lazy_with(pool.connect_options().as_ref().clone())
 }
 
 impl Db {
@@ -126,12 +134,14 @@ impl Db {
             let options = PgConnectOptions::from_str(url)?.application_name("postern");
             // The pool would go on trying and then only say that it took too long; this says why at once.
             options.connect().await?.close().await?;
-            // One holds the lock of `serve`.
+            // One listens.
             Self::Postgres(postgres_pool(READERS_MAX + 1).connect_with(options).await?)
         } else {
             return Err(Error::Url);
         };
-        let migrator = sqlx::migrate!("./migrations");
+        let mut migrator = sqlx::migrate!("./migrations");
+        // A newer gateway beside this one may have added to the schema; what it adds, this one can do without.
+        migrator.set_ignore_missing(true);
         with_pool!(&db, pool => migrator.run(pool).await?);
         Ok(db)
     }
@@ -165,9 +175,7 @@ impl Db {
                 });
                 Self::Sqlite(one.connect_lazy_with(pool.connect_options().as_ref().clone()))
             }
-            Self::Postgres(pool) => {
-                Self::Postgres(postgres_pool(1).connect_lazy_with(pool.connect_options().as_ref().clone()))
-            }
+            Self::Postgres(pool) => Self::Postgres(apart(pool)),
         }
     }
 
@@ -185,6 +193,13 @@ impl Db {
 }
 
 impl Conn {
+    /// Tells other processes, once the transaction is committed.
+    pub(super) async fn notify(&mut self, payload: &str) -> Result<(), sqlx::Error> {
+        let Self::Postgres(transaction) = self else { return Ok(()) };
+        let query = sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(payload);
+        query.execute(&mut **transaction).await.map(|_| ())
+    }
+
     pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(transaction) => transaction.commit().await,

@@ -70,7 +70,7 @@ impl From<Option<String>> for Wish {
 
 /// A wish for rows at positions.
 pub(super) struct Wished {
-    webhook: String,
+    pub(super) webhook: String,
     from: i64,
     through: i64,
     wish: Wish,

@@ -14,6 +14,8 @@ mod entries;
 mod erasure;
 mod follow;
 mod inbox;
+mod leases;
+mod listen;
 mod pages;
 mod places;
 pub mod replays;
@@ -40,13 +42,14 @@ pub use db::sqlite_path;
 pub use entries::{Order, Page, READ_BYTES_MAX, Range};
 pub use erasure::Holder;
 pub use follow::{Follower, LOOK_EVERY, LOOKED_AT_MAX};
+pub use leases::{Lease, Member, Report};
 pub use pages::{Border, View};
 pub use retention::Missed;
 pub use sources::{QuarantinedRow, SourceRow};
 pub use types::EventType;
 
 /// `[journal]` of the configuration.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `sqlite://path`, or `postgres://…`.
@@ -86,10 +89,6 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
-/// How often the connection that holds the lock is tried, and how long it may take to answer.
-const LOCK_WATCH: Duration = Duration::from_secs(2);
-const LOCK_ANSWER: Duration = Duration::from_secs(5);
-
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -117,6 +116,8 @@ pub enum Error {
     Schema(#[from] sqlx::migrate::MigrateError),
     #[error("journal file: {0}")]
     File(#[from] std::io::Error),
+    #[error("another gateway has taken over `{name}`")]
+    LeaseLost { name: String },
     #[error("the journal is closed")]
     Closed,
 }
@@ -187,6 +188,8 @@ struct Inner {
     writer: writer::Writer,
     warm: warm::Warm,
     url: String,
+    leases: leases::Leases,
+    changed_webhooks: tokio::sync::broadcast::Sender<String>,
 }
 
 /// The highest of each that this process has read or written.
@@ -208,13 +211,10 @@ impl Known {
     }
 }
 
-/// Held by the one `serve` of a journal; others are refused until it is dropped or the process ends.
-pub enum Lock {
-    File {
-        _file: std::fs::File,
-    },
-    /// On a connection that a task watches.
-    Session,
+/// Held by the one `serve` of a SQLite journal; others are refused until it is dropped or the process ends. Any number may
+/// serve one on PostgreSQL.
+pub struct Lock {
+    _file: Option<std::fs::File>,
 }
 
 impl Journal {
@@ -254,46 +254,43 @@ impl Journal {
         let (id, created_at): (String, i64) = select!(&db, query_as.fetch_one, "select id, created_at from journal");
         let bell = Bell::default();
         let known = Known::default();
-        let writer = writer::Writer::start(&db, bell.clone(), known.clone(), tasks);
+        let leases = leases::Leases::new(matches!(db, Db::Postgres(_)));
+        let writer = writer::Writer::start(&db, bell.clone(), known.clone(), leases.process(), tasks);
         let (warm, url) = (warm::Warm::default(), config.url.clone());
-        let inner = Inner { db, id, created_at: Micros(created_at), bell, known, writer, warm, url };
+        let (changed_webhooks, _) = tokio::sync::broadcast::channel(listen::CHANGES_MAX);
+        let created_at = Micros(created_at);
+        let inner = Inner { db, id, created_at, bell, known, writer, warm, url, leases, changed_webhooks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes the journal for this process alone, for as long as the process lives. A lock that is lost with its
-    /// connection stops the tasks: another process may have taken it.
+    /// Takes a SQLite journal for this process alone, and its share of the work on one on PostgreSQL. `configuration`: a
+    /// short hash of what this process is told to do; the newest one counts.
     ///
     /// # Errors
-    /// [`Error::InUse`] while another process serves it.
-    pub async fn lock(&self, tasks: &Tasks) -> Result<Lock, Error> {
-        match &self.inner.db {
-            Db::Sqlite(_) => {
-                let path = db::sqlite_path(&self.inner.url).unwrap_or_default();
-                Ok(Lock::File { _file: db::lock_file(&path)? })
-            }
-            Db::Postgres(pool) => {
-                let mut connection = pool.acquire().await?;
-                let taken: bool = sqlx::query_scalar(
-                    "select pg_try_advisory_lock(hashtext('postern journal'), hashtext(current_schema()::text))",
-                )
-                .fetch_one(&mut *connection)
-                .await?;
-                if !taken {
-                    return Err(Error::InUse { what: redacted(&self.inner.url) });
-                }
-                let (stopping, tasks) = (tasks.stopping(), tasks.clone());
-                tasks.clone().spawn("journal lock", async move {
-                    while tokio::time::timeout(LOCK_WATCH, stopping.cancelled()).await.is_err() {
-                        let alive = sqlx::query("select 1").execute(&mut *connection);
-                        if !matches!(tokio::time::timeout(LOCK_ANSWER, alive).await, Ok(Ok(_))) {
-                            tracing::error!("the journal's lock is lost with its connection, stopping");
-                            tasks.stop();
-                        }
-                    }
-                });
-                Ok(Lock::Session)
-            }
-        }
+    /// [`Error::InUse`] while another process serves it, or the database.
+    pub async fn serve(&self, configuration: &str, tasks: &Tasks) -> Result<Lock, Error> {
+        let Db::Postgres(pool) = self.db() else {
+            let path = db::sqlite_path(&self.inner.url).unwrap_or_default();
+            return Ok(Lock { _file: Some(db::lock_file(&path)?) });
+        };
+        self.configure(configuration).await?;
+        let configuration = configuration.to_owned();
+        // Not stopped with the other tasks: what they still write needs their leases.
+        let (leases, apart) = (self.inner.leases.clone(), db::apart(pool));
+        tasks.spawn_untracked("leases", async move { leases.run(apart, configuration).await });
+        tasks.spawn("bell of other gateways", self.clone().listen(pool.clone(), tasks.stopping()));
+        Ok(Lock { _file: None })
+    }
+
+    /// This configuration counts from now on.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn configure(&self, configuration: &str) -> Result<(), Error> {
+        let sql = "insert into settings (name, value) values ('configuration', $1) \
+                   on conflict (name) do update set value = excluded.value";
+        with_pool!(self.db(), pool => sqlx::query(sql).bind(configuration).execute(pool).await?.rows_affected());
+        Ok(())
     }
 
     /// The incarnation: 8 hex digits, the first part of every cursor.
@@ -347,6 +344,11 @@ impl Journal {
     /// Waits for what is being written and closes the database.
     pub async fn close(&self) {
         self.inner.writer.finish().await;
+        if let Db::Postgres(pool) = self.db()
+            && let Err(cause) = self.inner.leases.leave(pool).await
+        {
+            tracing::warn!(%cause, "can't give back the leases of this gateway: others take them up in a few seconds");
+        }
         self.inner.warm.clear();
         self.inner.db.close().await;
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::append::{Appended, Record, apply_records};
@@ -13,7 +14,7 @@ use super::writer::{HeadRow, Write};
 use super::{Error, Journal, pages};
 use crate::event::Micros;
 use crate::filter::OWN_SOURCE;
-use crate::runtime::{Clock, Tasks, parse_duration};
+use crate::runtime::{Clock, parse_duration};
 
 /// Entries that go in one transaction: others who write wait for it.
 const ENTRIES_AT_ONCE: i64 = 2_000;
@@ -55,19 +56,19 @@ impl Journal {
         self,
         kept: Duration,
         clock: Clock,
-        tasks: Tasks,
+        stopping: CancellationToken,
         missed: impl Fn(i64) -> F + Send,
     ) {
-        let stopping = tasks.stopping();
         let wait = (kept / 50).clamp(*LOOK_EVERY.start(), *LOOK_EVERY.end());
         let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-        loop {
-            let before = Micros(clock.now_micros().saturating_sub(kept));
-            if let Err(cause) = self.purge(before, &missed).await {
-                warn!(%cause, "can't purge what is older than it is kept for, will try again: {cause}");
-            }
-            if tokio::time::timeout(wait, stopping.cancelled()).await.is_ok() {
-                return;
+        // One process at a time, so that what is missed is told once.
+        while let Some(lease) = self.lease("retention", &stopping, None).await {
+            while !lease.lost().is_cancelled() {
+                let before = Micros(clock.now_micros().saturating_sub(kept));
+                if let Err(cause) = self.purge(before, &missed).await {
+                    warn!(%cause, "can't purge what is older than it is kept for, will try again: {cause}");
+                }
+                let _ = tokio::time::timeout(wait, lease.lost().cancelled()).await;
             }
         }
     }

@@ -6,6 +6,7 @@ use sqlx::AssertSqlSafe;
 use super::append::{Record, apply_records};
 use super::batch::numbered;
 use super::db::{Conn, execute, select, with_conn};
+use super::leases::Lease;
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal};
 use crate::filter::OWN_SOURCE;
@@ -152,6 +153,16 @@ pub struct Change {
     pub notices: Vec<Notice>,
 }
 
+impl Change {
+    /// The webhooks that it is about.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.edits.iter().map(|edit| match edit {
+            Edit::Create(row) | Edit::Update { row, .. } => row.id.as_str(),
+            Edit::Delete { id, .. } => id,
+        })
+    }
+}
+
 impl Journal {
     /// Durable when it returns.
     ///
@@ -192,8 +203,8 @@ impl Journal {
     ///
     /// # Errors
     /// The database; nothing was moved then.
-    pub async fn pass_webhooks(&self, ids: Vec<String>, position: i64) -> Result<(), Error> {
-        self.inner.writer.write(Write::Pass { ids, position }).await.map(|_| ())
+    pub async fn pass_webhooks(&self, ids: Vec<String>, position: i64, leases: Vec<Lease>) -> Result<(), Error> {
+        self.inner.writer.write(Write::Pass { ids, position, leases }).await.map(|_| ())
     }
 
     /// # Errors

@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::append::{Append, Appended, apply_append};
 use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
+use super::leases::{self, Lease};
 use super::{Error, Known, Past, checkpoint, deliveries, erasure, pages, replays, retention, webhooks};
 use crate::event::Micros;
 use crate::runtime::{Bell, Tasks};
@@ -23,7 +24,7 @@ pub(super) enum Write {
     Pages { epoch: String, after: i64, borders: Vec<(i64, i64)> },
     Webhook(webhooks::Change),
     Checkpoint(checkpoint::Checkpoint),
-    Pass { ids: Vec<String>, position: i64 },
+    Pass { ids: Vec<String>, position: i64, leases: Vec<Lease> },
     Replay(replays::ReplayRow),
     CancelReplays(String),
     Wish(deliveries::Wished),
@@ -34,6 +35,27 @@ pub(super) enum Write {
 }
 
 impl Write {
+    /// What it may be written under only.
+    fn leases(&self) -> &[Lease] {
+        match self {
+            Self::Append(append) => append.lease.as_slice(),
+            Self::Checkpoint(checkpoint) => checkpoint.lease.as_slice(),
+            Self::Pass { leases, .. } => leases,
+            _ => &[],
+        }
+    }
+
+    /// The webhook that its holder has to look at.
+    fn webhook(&self) -> Vec<&str> {
+        match self {
+            Self::Webhook(change) => change.ids().collect(),
+            Self::Replay(row) => vec![&row.webhook],
+            Self::CancelReplays(webhook) => vec![webhook],
+            Self::Wish(wished) => vec![&wished.webhook],
+            _ => Vec::new(),
+        }
+    }
+
     fn needs_head(&self) -> bool {
         match self {
             Self::Append(_) | Self::Erase(_) | Self::Purge(_) | Self::RequestErasure(_) => true,
@@ -56,11 +78,21 @@ pub(super) struct Writer {
     db: Db,
 }
 
+/// What the writer works with.
+struct Desk {
+    db: Db,
+    bell: Bell,
+    known: Known,
+    /// What other processes know this one as.
+    process: String,
+}
+
 impl Writer {
-    pub(super) fn start(db: &Db, bell: Bell, known: Known, tasks: &Tasks) -> Self {
+    pub(super) fn start(db: &Db, bell: Bell, known: Known, process: &str, tasks: &Tasks) -> Self {
         let (db, (jobs, waiting)) = (db.for_writer(), mpsc::channel(JOBS_MAX));
+        let desk = Desk { db: db.clone(), bell, known, process: process.to_owned() };
         // Not stopped with the other tasks, whose last checkpoints it writes: it ends when the last sender is gone.
-        tasks.spawn_untracked("journal writer", run(db.clone(), bell, known, waiting));
+        tasks.spawn_untracked("journal writer", desk.run(waiting));
         Self { jobs, db }
     }
 
@@ -86,38 +118,101 @@ impl Writer {
     }
 }
 
-async fn run(db: Db, bell: Bell, known: Known, mut waiting: mpsc::Receiver<Job>) {
-    let mut group = Vec::with_capacity(GROUP_MAX);
-    while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
-        // Whoever gave up waiting was told that nothing happened.
-        let jobs: Vec<Job> = group.drain(..).filter(|job| !job.reply.is_closed()).collect();
-        let writes: Vec<&Write> = jobs.iter().map(|job| &job.write).collect();
-        let outcome = transaction(&db, &writes).await;
-        match outcome {
-            Ok((results, head)) => {
-                ring(&bell, &known, head);
-                for (job, result) in jobs.into_iter().zip(results) {
-                    let _ = job.reply.send(Ok(result));
+/// What became of each, and the head if it moved.
+type Outcome = (Vec<Appended>, Option<HeadRow>);
+
+impl Desk {
+    async fn run(self, mut waiting: mpsc::Receiver<Job>) {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
+            // Whoever gave up waiting was told that nothing happened.
+            let jobs: Vec<Job> = group.drain(..).filter(|job| !job.reply.is_closed()).collect();
+            let writes: Vec<&Write> = jobs.iter().map(|job| &job.write).collect();
+            let outcome = self.transaction(&writes).await;
+            match outcome {
+                Ok((results, head)) => {
+                    self.ring(head);
+                    for (job, result) in jobs.into_iter().zip(results) {
+                        let _ = job.reply.send(Ok(result));
+                    }
                 }
-            }
-            Err(cause) if jobs.len() == 1 => answer(jobs, cause),
-            // One of them is at fault: each on its own, so that the others don't suffer.
-            Err(_) => {
-                for job in jobs {
-                    let result = transaction(&db, &[&job.write]).await;
-                    ring(&bell, &known, result.as_ref().ok().and_then(|(_, head)| *head));
-                    let _ = job.reply.send(result.map(|(results, _)| results[0]));
+                Err(cause) if jobs.len() == 1 => answer(jobs, cause),
+                // One of them is at fault: each on its own, so that the others don't suffer.
+                Err(_) => {
+                    for job in jobs {
+                        let result = self.transaction(&[&job.write]).await;
+                        self.ring(result.as_ref().ok().and_then(|(_, head)| *head));
+                        let _ = job.reply.send(result.map(|(results, _)| results[0]));
+                    }
                 }
             }
         }
     }
-}
 
-/// Checkpoints ring nothing: their writers would wake one another for ever.
-fn ring(bell: &Bell, known: &Known, head: Option<HeadRow>) {
-    if let Some(head) = head {
-        known.reached(head.position, Past { oldest: head.oldest, erasures: head.erasures });
-        bell.ring();
+    /// Checkpoints ring nothing: their writers would wake one another for ever.
+    fn ring(&self, head: Option<HeadRow>) {
+        if let Some(head) = head {
+            self.known.reached(head.position, Past { oldest: head.oldest, erasures: head.erasures });
+            self.bell.ring();
+        }
+    }
+
+    async fn transaction(&self, writes: &[&Write]) -> Result<Outcome, Error> {
+        let mut conn = self.db.begin().await?;
+        match self.apply_all(&mut conn, writes).await {
+            Ok(outcome) => {
+                conn.commit().await?;
+                Ok(outcome)
+            }
+            Err(cause) => {
+                let _ = conn.rollback().await;
+                Err(cause)
+            }
+        }
+    }
+
+    async fn apply_all(&self, conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error> {
+        // Before anything else: whoever locks the head first can't wait for a lock that another holder of it waits for.
+        let mut head = match writes.iter().any(|write| write.needs_head()) {
+            true => Some(HeadRow::lock(conn).await?),
+            false => None,
+        };
+        let before = head;
+        leases::verify(conn, writes.iter().flat_map(|write| write.leases()).collect()).await?;
+        let mut results = Vec::with_capacity(writes.len());
+        for write in writes {
+            let mut result = Appended::default();
+            match (write, &mut head) {
+                (Write::Append(append), Some(head)) => result = apply_append(conn, head, append).await?,
+                (Write::Erase(id), Some(head)) => result = erasure::apply(conn, head, id).await?,
+                (Write::RequestErasure(id), Some(head)) => erasure::request(conn, id, head.now, false).await?,
+                (Write::Purge(purge), Some(head)) => result = retention::apply(conn, head, purge).await?,
+                (Write::Append(_) | Write::Erase(_) | Write::Purge(_) | Write::RequestErasure(_), None) => {
+                    unreachable!("the head is locked for them")
+                }
+                (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
+                (Write::View(view), _) => pages::insert_view(conn, view).await?,
+                (Write::Pages { epoch, after, borders }, _) => {
+                    pages::insert_borders(conn, epoch, *after, borders).await?
+                }
+                (Write::Webhook(change), head) => webhooks::apply(conn, head.as_mut(), change).await?,
+                (Write::Checkpoint(checkpoint), head) => checkpoint::apply(conn, head.as_mut(), checkpoint).await?,
+                (Write::Pass { ids, position, .. }, _) => webhooks::pass(conn, ids, *position).await?,
+                (Write::Replay(row), _) => replays::insert(conn, row).await?,
+                (Write::CancelReplays(webhook), _) => replays::cancel(conn, webhook).await?,
+                (Write::Wish(wished), _) => result.journaled = deliveries::wish(conn, wished).await?,
+            }
+            results.push(result);
+        }
+        for webhook in writes.iter().flat_map(|write| write.webhook()) {
+            conn.notify(&format!("{} webhook {webhook}", self.process)).await?;
+        }
+        let moved = head.filter(|_| head != before);
+        if let Some(head) = moved {
+            head.store(conn).await?;
+            conn.notify(&format!("{} journal", self.process)).await?;
+        }
+        Ok((results, moved))
     }
 }
 
@@ -125,60 +220,6 @@ fn answer(jobs: Vec<Job>, cause: Error) {
     if let Some(job) = jobs.into_iter().next() {
         let _ = job.reply.send(Err(cause));
     }
-}
-
-/// What became of each, and the head if it moved.
-type Outcome = (Vec<Appended>, Option<HeadRow>);
-
-async fn transaction(db: &Db, writes: &[&Write]) -> Result<Outcome, Error> {
-    let mut conn = db.begin().await?;
-    match apply_all(&mut conn, writes).await {
-        Ok(outcome) => {
-            conn.commit().await?;
-            Ok(outcome)
-        }
-        Err(cause) => {
-            let _ = conn.rollback().await;
-            Err(cause)
-        }
-    }
-}
-
-async fn apply_all(conn: &mut Conn, writes: &[&Write]) -> Result<Outcome, Error> {
-    // Before anything else: whoever locks the head first can't wait for a lock that another holder of it waits for.
-    let mut head = match writes.iter().any(|write| write.needs_head()) {
-        true => Some(HeadRow::lock(conn).await?),
-        false => None,
-    };
-    let before = head;
-    let mut results = Vec::with_capacity(writes.len());
-    for write in writes {
-        let mut result = Appended::default();
-        match (write, &mut head) {
-            (Write::Append(append), Some(head)) => result = apply_append(conn, head, append).await?,
-            (Write::Erase(id), Some(head)) => result = erasure::apply(conn, head, id).await?,
-            (Write::RequestErasure(id), Some(head)) => erasure::request(conn, id, head.now, false).await?,
-            (Write::Purge(purge), Some(head)) => result = retention::apply(conn, head, purge).await?,
-            (Write::Append(_) | Write::Erase(_) | Write::Purge(_) | Write::RequestErasure(_), None) => {
-                unreachable!("the head is locked for them")
-            }
-            (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
-            (Write::View(view), _) => pages::insert_view(conn, view).await?,
-            (Write::Pages { epoch, after, borders }, _) => pages::insert_borders(conn, epoch, *after, borders).await?,
-            (Write::Webhook(change), head) => webhooks::apply(conn, head.as_mut(), change).await?,
-            (Write::Checkpoint(checkpoint), head) => checkpoint::apply(conn, head.as_mut(), checkpoint).await?,
-            (Write::Pass { ids, position }, _) => webhooks::pass(conn, ids, *position).await?,
-            (Write::Replay(row), _) => replays::insert(conn, row).await?,
-            (Write::CancelReplays(webhook), _) => replays::cancel(conn, webhook).await?,
-            (Write::Wish(wished), _) => result.journaled = deliveries::wish(conn, wished).await?,
-        }
-        results.push(result);
-    }
-    let moved = head.filter(|_| head != before);
-    if let Some(head) = moved {
-        head.store(conn).await?;
-    }
-    Ok((results, moved))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, sqlx::FromRow)]

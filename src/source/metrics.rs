@@ -49,7 +49,7 @@ const COUNTERS: [Counter; 4] = [
 /// The journal.
 pub async fn measure(scrape: &mut Scrape, journal: &Journal, running: &[Running], clock: Clock) -> Result<(), Error> {
     let now = clock.now_micros();
-    let states: Vec<State> = running.iter().map(|running| running.status.get()).collect();
+    let states: Vec<State> = running.iter().map(Running::state).collect();
     let mut rows = Vec::new();
     for state in &states {
         rows.extend(journal.source(&state.name).await?);

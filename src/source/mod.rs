@@ -28,19 +28,23 @@ mod upkeep;
 mod window;
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tracing::error;
 
 use crate::catalogue::Catalogue;
 use crate::journal::{self, Journal};
-use crate::runtime::{Clock, Tasks};
+use crate::runtime::{Backoff, Clock, Tasks};
 use feed::FeedPump;
 use holes::Horizon;
 use mapping::{Mapping, Row};
 use probe::Probe;
+use pump::Setting;
 use window::WindowPump;
 
 pub use audit::{Audit, audit};
@@ -56,6 +60,10 @@ pub use status::{CatchUp, State, Status, catching_up};
 const ROWS_MAX: usize = 10_000;
 /// Rows of the first page: how large they are is not known yet, and what is cut off a page was sent in vain.
 const ROWS_FIRST: usize = 250;
+
+/// Waits after a crash of our own. One that ran for longer than the last starts anew.
+const CRASH_WAIT: Duration = Duration::from_secs(1);
+const CRASH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What can go wrong with a source.
 #[derive(Debug, thiserror::Error)]
@@ -220,36 +228,88 @@ macro_rules! with_adapter {
 }
 use with_adapter;
 
-/// A source that is being read.
+/// A source, and how it is doing: here, or in the process that reads it.
 pub struct Running {
     pub config: Config,
     pub status: Status,
+    journal: Journal,
 }
 
-/// Starts reading a source; it goes on until the tasks are told to stop, whatever happens to its database.
-pub fn start(config: Config, journal: Journal, catalogue: Arc<Catalogue>, tasks: &Tasks) -> Running {
-    let running = Running { status: Status::new(&config), config: config.clone() };
+impl Running {
+    /// A source that is not read yet.
+    pub fn new(config: Config, journal: Journal) -> Self {
+        Self { status: Status::new(&config), config, journal }
+    }
+
+    pub fn state(&self) -> State {
+        let elsewhere = self.journal.work_of_others(&lease_name(&self.config.name));
+        // A newer gateway may say more, an older one less: then nothing is known.
+        elsewhere.and_then(|state| serde_json::from_str(&state).ok()).unwrap_or_else(|| self.status.get())
+    }
+}
+
+fn lease_name(source: &str) -> String {
+    format!("source:{source}")
+}
+
+/// Starts reading a source whenever this process holds its lease; that goes on until the tasks are told to stop, whatever
+/// happens to its database.
+pub fn start(source: &Running, catalogue: Arc<Catalogue>, tasks: &Tasks) {
+    let (Running { config, status, journal }, stop) = (source, tasks.stopping());
     if config.push {
-        return running;
+        return;
     }
-    let status = running.status.clone();
-    let (stop, task) = (tasks.stopping(), format!("source {}", config.name));
-    let setting =
-        Arc::new(pump::Setting { config, journal, catalogue, status, clock: Clock::system(), told: Mutex::default() });
-    if setting.config.has_table() {
-        let (setting, stop) = (Arc::clone(&setting), stop.clone());
-        tasks.spawn(&format!("upkeep of {task}"), async move { upkeep::run(&setting, stop).await });
-    }
-    tasks.spawn(&task, async move {
+    let (config, status, journal) = (config.clone(), status.clone(), journal.clone());
+    tasks.spawn(&format!("source {}", config.name), async move {
+        let (name, mut backoff) = (lease_name(&config.name), Backoff::new(CRASH_WAIT, CRASH_WAIT_MAX));
+        let report = || -> journal::Report {
+            let status = status.clone();
+            Box::new(move || serde_json::to_string(&status.get()).expect("a state is JSON"))
+        };
+        while let Some(lease) = journal.lease(&name, &stop, Some(report())).await {
+            let (config, journal, catalogue, status) =
+                (config.clone(), journal.clone(), Arc::clone(&catalogue), status.clone());
+            let clock = Clock::system();
+            let setting =
+                Arc::new(Setting { config, journal, catalogue, status, clock, lease, told: Mutex::default() });
+            let started = tokio::time::Instant::now();
+            if AssertUnwindSafe(read(Arc::clone(&setting))).catch_unwind().await.is_ok() {
+                continue;
+            }
+            if started.elapsed() > CRASH_WAIT_MAX {
+                backoff.reset();
+            }
+            let wait = backoff.next_wait();
+            let name = &setting.config.name;
+            error!(source.name = %name, "reading `{name}` crashed, will start again in {}s", wait.as_secs());
+            setting.status.update(|state| {
+                (state.healthy, state.last_error) = (false, Some("reading it crashed; see the log".to_owned()));
+            });
+            // The lease is given back meanwhile: another gateway may do better.
+            drop(setting);
+            let _ = tokio::time::timeout(wait, stop.cancelled()).await;
+        }
+    });
+}
+
+/// Reads as long as the lease holds.
+async fn read(setting: Arc<Setting>) {
+    let upkeep = async {
+        if setting.config.has_table() {
+            upkeep::run(&setting, setting.lease.lost().clone()).await;
+        }
+    };
+    let pump = async {
+        let setting = Arc::clone(&setting);
         if setting.config.feed.is_some() {
-            return pump::run::<FeedPump>(setting, stop).await;
+            return pump::run::<FeedPump>(setting).await;
         }
         with_adapter!(
             setting.config,
             Adapter,
-            numbered: pump::run::<Probe<Adapter>>(setting, stop).await,
-            windowed: pump::run::<WindowPump<Adapter>>(setting, stop).await
+            numbered: pump::run::<Probe<Adapter>>(setting).await,
+            windowed: pump::run::<WindowPump<Adapter>>(setting).await
         );
-    });
-    running
+    };
+    tokio::join!(pump, upkeep);
 }

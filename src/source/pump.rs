@@ -10,14 +10,13 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::config::Poll;
 use super::{Config, Error, Status};
 use crate::catalogue::Catalogue;
 use crate::event::Event;
-use crate::journal::{Append, Appended, Journal};
+use crate::journal::{Append, Appended, Journal, Lease};
 use crate::runtime::{Backoff, Clock};
 
 /// Events of one append, and their bytes: what the journal's writer can do without keeping others waiting.
@@ -51,6 +50,7 @@ pub(super) struct Setting {
     pub catalogue: Arc<Catalogue>,
     pub status: Status,
     pub clock: Clock,
+    pub lease: Lease,
     /// Types whose mismatch with their schema was told.
     pub told: Mutex<BTreeSet<String>>,
 }
@@ -68,6 +68,7 @@ impl Setting {
         let newest = append.arrivals.iter().map(|arrival| arrival.event.occurred_at.0).max();
         self.tell_mismatches(&append);
         let (quarantined, first) = (append.quarantined.len(), append.quarantined.first().map(|row| row.detail.clone()));
+        let append = Append { lease: Some(self.lease.clone()), ..append };
         let appended = self.journal.append(append).await.map_err(|cause| self.config.journal_error(cause))?;
         if let Some(first) = first {
             warn!(source.name = %name, rows = quarantined, "quarantined {quarantined} rows of `{name}`; the first: {first}");
@@ -94,11 +95,12 @@ impl Setting {
     }
 }
 
-/// Reads the source until told to stop.
-pub(super) async fn run<P: Pump>(setting: Arc<Setting>, stop: CancellationToken) {
+/// Reads the source as long as the lease holds.
+pub(super) async fn run<P: Pump>(setting: Arc<Setting>) {
+    let lost = setting.lease.lost().clone();
     // What is cut off here is read again after the next start.
     tokio::select! {
-        () = stop.cancelled() => {}
+        () = lost.cancelled() => {}
         () = forever::<P>(setting) => {}
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::retry::{Outcome, retry};
-use super::{Running, Status, push};
+use super::{Running, push};
 use crate::catalogue::Catalogue;
 use crate::event::Micros;
 use crate::journal::{Append, Journal, QuarantinedRow};
@@ -66,8 +66,8 @@ impl Sources {
         })
     }
 
-    async fn state(&self, status: &Status) -> Result<Value, Problem> {
-        let state = status.get();
+    async fn state(&self, running: &Running) -> Result<Value, Problem> {
+        let state = running.state();
         let kept = self.journal.source(&state.name).await?;
         let mismatches = self.journal.mismatches(&state.name).await?;
         let count = |of: fn(&crate::journal::SourceRow) -> i64| kept.as_ref().map_or(0, of);
@@ -103,7 +103,7 @@ async fn list(
     client.must(&Scope::Admin)?;
     let mut items = Vec::new();
     for running in sources.running.iter() {
-        items.push(sources.state(&running.status).await?);
+        items.push(sources.state(running).await?);
     }
     Ok(Json(json!({ "items": items, "next": null })))
 }
@@ -113,7 +113,7 @@ async fn show(
     Extension(client): Extension<Arc<Client>>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    Ok(Json(sources.state(&sources.running(&client, &name)?.status).await?))
+    Ok(Json(sources.state(sources.running(&client, &name)?).await?))
 }
 
 async fn quarantine(

@@ -3,11 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::holes::Checkpoint;
 use super::{Config, Follow};
-use crate::event::Micros;
 use crate::journal::SourceRow;
 
 /// The state of one source, shared between its loop and those who show it.
@@ -15,12 +14,12 @@ use crate::journal::SourceRow;
 pub struct Status(Arc<Mutex<State>>);
 
 /// How a source is doing. Times are microseconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     pub name: String,
     /// The database, `push` or `feed`.
-    pub kind: &'static str,
+    pub kind: String,
     pub follow: Option<Follow>,
     /// The last poll worked.
     pub healthy: bool,
@@ -46,22 +45,22 @@ pub struct State {
 }
 
 /// A range of missing numbers, both ends included.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hole {
     pub from: i64,
     pub to: i64,
-    #[serde(serialize_with = "as_text")]
+    #[serde(with = "time")]
     pub since: i64,
     /// Nobody runs any more who ran when it was first missing: most likely it was rolled back.
     pub settled: bool,
     /// The database's processes that may still fill it, where that is known.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_by: Vec<i32>,
 }
 
 /// Events that wait for the version before theirs, and how many went without it since the gateway started.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
     pub waiting: usize,
@@ -69,10 +68,10 @@ pub struct Held {
 }
 
 /// The source compared with the journal, in rows.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Audited {
-    #[serde(serialize_with = "as_text")]
+    #[serde(with = "time")]
     pub at: i64,
     pub journaled: u64,
     pub withheld: u64,
@@ -83,8 +82,22 @@ pub struct Audited {
     pub missing_ids: Vec<String>,
 }
 
-fn as_text<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&Micros(*at).to_text())
+/// A time as text.
+mod time {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::event::Micros;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Micros(*at).to_text())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Micros::parse_rfc3339(&text).map(|at| at.0).ok_or_else(|| D::Error::custom("no time"))
+    }
 }
 
 /// Reading what was there before: rows, and rows a second.
@@ -128,7 +141,7 @@ impl Status {
     pub(super) fn new(config: &Config) -> Self {
         Self(Arc::new(Mutex::new(State {
             name: config.name.clone(),
-            kind: config.kind(),
+            kind: config.kind().to_owned(),
             follow: config.has_table().then(|| config.follow()),
             healthy: config.push,
             last_error: None,

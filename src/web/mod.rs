@@ -8,9 +8,10 @@ pub mod openapi;
 pub mod outgoing;
 pub mod paging;
 pub mod problem;
+pub mod server;
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,18 +22,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tower::layer::layer_fn;
 use tower::{Service, ServiceExt as _, service_fn};
 use tower_http::compression::Compression;
 use tracing::Instrument as _;
 
-use auth::{Auth, Client};
+use auth::{Asked, Auth, Client};
 use problem::{Kind, Problem};
 
 /// Longest time for one answer: a long poll and its reading.
@@ -45,7 +46,7 @@ const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// `[server]` of the configuration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -53,11 +54,35 @@ pub struct Config {
     pub public_url: Option<String>,
     /// The authority of Atom ids and of the gateway's name. Default: the host of `public_url`.
     pub authority: Option<String>,
+    /// Certificate and key: then only https is spoken.
+    pub tls: Option<server::TlsConfig>,
+    /// Addresses and networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
+    /// `GET /metrics` is shown here to everybody, too, and nothing else.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: None, authority: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
+            authority: None,
+            tls: None,
+            trusted_proxies: Vec::new(),
+            metrics_listen: None,
+        }
+    }
+}
+
+/// Who is at the other end, as far as trusted proxies tell: the extension of a request that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
+impl Peer {
+    fn of(request: &Request) -> Self {
+        // Nobody knows: then all are one.
+        request.extensions().get().copied().unwrap_or(Self(Ipv4Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -80,7 +105,8 @@ impl Site {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn new(config: &Config, bound: SocketAddr) -> Result<Self, String> {
-        let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let public_url = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{bound}"));
         let public_url = public_url.trim_end_matches('/').to_owned();
         let wrong = || format!("`server.public_url` must be an http or https URL without query, not `{public_url}`");
         let url = url::Url::parse(&public_url).map_err(|_| wrong())?;
@@ -117,6 +143,44 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Whether a browser sends it for a page of another site, with what it adds by itself: a password, or that it is on
+    /// this machine. Reading is kept from such pages by the browser.
+    fn is_sent_by_foreign_page(&self, request: &Request) -> bool {
+        let headers = request.headers();
+        let is_bearer =
+            |value: &HeaderValue| value.as_bytes().get(..7).is_some_and(|s| s.eq_ignore_ascii_case(b"bearer "));
+        if request.method().is_safe() || headers.get(header::AUTHORIZATION).is_some_and(is_bearer) {
+            return false;
+        }
+        if let Some(site) = headers.get("sec-fetch-site") {
+            return !matches!(site.as_bytes(), b"same-origin" | b"none");
+        }
+        let Some(origin) = headers.get(header::ORIGIN) else { return false };
+        let origin = origin.to_str().ok().and_then(|text| url::Url::parse(text).ok());
+        let host = origin.as_ref().map(|origin| &origin[url::Position::BeforeHost..url::Position::AfterPort]);
+        let asked = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        host.is_none_or(|host| host != self.host_and_port && Some(host) != asked)
+    }
+}
+
+/// No cache shows one client what another one was shown, neither a shared one nor a browser's when its user changes.
+fn keep_private(headers: &mut HeaderMap) {
+    let caching = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if caching.contains("no-store") {
+        return;
+    }
+    if !caching.contains("private") {
+        let kept: Vec<&str> = caching.split(',').map(str::trim).filter(|word| *word != "public").collect();
+        let caching = format!("private, {}", kept.join(", "));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::try_from(caching).expect("made of a header value"));
+    }
+    let varies = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains("authorization"));
+    if !headers.get_all(header::VARY).iter().any(varies) {
+        headers.append(header::VARY, HeaderValue::from_static("authorization"));
+    }
+}
+
 /// What the door in front of every route knows.
 struct Front {
     auth: Auth,
@@ -140,6 +204,10 @@ pub fn front(open: Router, guarded: Router, auth: Auth, site: Site) -> Router {
     behind_door(open.fallback(nothing), false).merge(behind_door(guarded, true))
 }
 
+/// Who asks, when that took time: an extension of the request for the way back to the door.
+#[derive(Clone)]
+struct Answered(Result<Arc<Client>, Problem>);
+
 /// The layer around a route. One for everything, and by hand: each layer costs its own boxes and clones a request.
 #[derive(Clone)]
 struct Door {
@@ -159,17 +227,33 @@ impl Service<Request> for Door {
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let front = Arc::clone(&self.front);
+        let asked = match self.is_guarded.then(|| front.ask(&mut request)) {
+            None => None,
+            Some(Asked::Now(asked)) => Some(asked),
+            Some(Asked::Later(asked)) => {
+                // Rare: it comes back with the answer.
+                let mut door = self.clone();
+                return Box::pin(async move {
+                    request.extensions_mut().insert(Answered(asked.await));
+                    door.call(request).await
+                });
+            }
+        };
+        let is_private = asked.is_some() && !front.auth.is_open();
         let id = front.request_id(&request);
         let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
         let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
-        let admitted = if self.is_guarded { front.admit(&mut request) } else { Ok(()) };
-        let answer = admitted.map(|()| {
+        let admitted = asked.map_or(Ok(None), |asked| front.admit(asked?, &mut request).map(Some));
+        let answer = admitted.map(|client| {
             let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-            bounded(self.route.call(request)).instrument(span)
+            (bounded(self.route.call(request)).instrument(span), client)
         });
         Box::pin(async move {
             let mut response = match answer {
-                Ok(answer) => answer.await,
+                Ok((answer, client)) => match (answer.await, client) {
+                    (stream, Some(client)) if is_stream(&stream) => ended_with(stream, &client),
+                    (answer, _) => answer,
+                },
                 Err(problem) => problem.into_response(),
             };
             // What is rare is boxed, to keep what is made for each request small.
@@ -177,6 +261,9 @@ impl Service<Request> for Door {
                 Box::pin(front.explain(&mut response, uri.path(), is_head)).await;
             }
             Front::finish(&mut response, id);
+            if is_private {
+                keep_private(response.headers_mut());
+            }
             // Last: what a room says of an error is read before it. Rooms compress what they keep.
             match encodings.filter(|_| !response.headers().contains_key(header::CONTENT_ENCODING)) {
                 Some(encodings) => Ok(Box::pin(compressed(response, encodings)).await),
@@ -184,6 +271,16 @@ impl Service<Request> for Door {
             }
         })
     }
+}
+
+fn is_stream(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// A stream that a client has no more when it is none any more.
+fn ended_with(response: Response, client: &Client) -> Response {
+    let ended = client.ended();
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)))
 }
 
 /// The answer as the client likes it compressed.
@@ -239,16 +336,28 @@ impl Front {
         }
     }
 
+    fn ask(&self, request: &mut Request) -> Asked {
+        match request.extensions_mut().remove::<Answered>() {
+            Some(Answered(asked)) => Asked::Now(asked),
+            None => self.auth.client(request.headers(), Peer::of(request)),
+        }
+    }
+
     /// Tells the rooms who asks.
-    fn admit(&self, request: &mut Request) -> Result<(), Problem> {
+    fn admit(&self, client: Arc<Client>, request: &mut Request) -> Result<Arc<Client>, Problem> {
         if self.auth.is_open() && !self.site.is_own_host(request) {
             let detail =
                 "an open gateway answers only under its own name; set `server.public_url`, or configure a [[client]]";
             return Err(Problem::new(Kind::Forbidden, detail));
         }
-        let client = self.auth.client(request.headers())?;
-        request.extensions_mut().insert::<Arc<Client>>(client);
-        Ok(())
+        if self.site.is_sent_by_foreign_page(request) {
+            let detail =
+                "a page of another site may not do that with a log-in that a browser keeps; send a Bearer token";
+            return Err(Problem::new(Kind::Forbidden, detail));
+        }
+        client.take_turn()?;
+        request.extensions_mut().insert(Arc::clone(&client));
+        Ok(client)
     }
 
     /// The caller's id if it is one that can stand in a log line, else a new one.

@@ -143,9 +143,10 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.kind.status();
         response.headers_mut().extend(self.headers.iter().cloned());
-        if self.kind == Kind::Unauthenticated {
-            let challenge = HeaderValue::from_static("Bearer realm=\"postern\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        if self.kind == Kind::Unauthenticated && !response.headers().contains_key(header::WWW_AUTHENTICATE) {
+            for challenge in super::auth::challenges("") {
+                response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
         }
         response.extensions_mut().insert(self);
         response

@@ -90,6 +90,8 @@ async fn only_admins_come_in_and_see_no_more_than_they_may() {
     let gateway = Gateway::start_with(Engine::Sqlite, &config).await;
     gateway.append(events(1..=10)).await;
     let ask = |path: &str, token: &str| gateway.client().get(gateway.url(path)).bearer_auth(token).send();
+    let by_name = gateway.client().get(gateway.url("/console")).basic_auth("ops", Some(&admin)).send().await.unwrap();
+    assert_eq!(by_name.status(), 200);
     for path in ["/console", "/console/events", "/console/clients", "/console/stream", "/console/assets/console.js"] {
         assert_eq!(gateway.get(path).await.status(), 401, "{path}");
         let refused = ask(path, &other).await.unwrap();

@@ -7,9 +7,11 @@
 
 mod support;
 
+mod access;
 mod caches;
 mod catalogue;
 mod clusters;
+mod connections;
 mod consent;
 mod console;
 mod crash;
@@ -21,12 +23,14 @@ mod feed_source;
 mod follow;
 mod formats;
 mod front_door;
+mod gateways;
 mod graphql;
 mod graphql_clients;
 mod graphql_directory;
 mod hostile_receivers;
 mod journal;
 mod kill;
+mod log_in;
 mod polling;
 mod presets;
 mod push;

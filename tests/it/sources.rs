@@ -912,10 +912,12 @@ async fn check_names_what_is_missing_and_what_was_meant() {
 }
 
 /// Runs `postern audit` on the gateway's own configuration; its exit code and what it prints.
-fn audit(gateway: &Gateway, more: &[&str]) -> (Option<i32>, String) {
+async fn audit(gateway: &Gateway, more: &[&str]) -> (Option<i32>, String) {
     let config = gateway.dir.path().join("postern.toml");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_postern"));
-    let output = command.args(["audit", "--config"]).arg(config).args(more).output().unwrap();
+    command.args(["audit", "--config"]).arg(config).args(more);
+    // The gateway goes on meanwhile.
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
@@ -931,7 +933,7 @@ async fn audit_names_what_is_missing() {
         let more = format!("follow = {follow:?}\npoll = {{ fixed_delay = \"1h\" }}\nsweep = \"1h\"");
         let gateway = Gateway::start_with(journal, &configuration(&database.url, &more)).await;
         wait_for("all rows", || async { (counts(&gateway).await == (2, 1, 1)).then_some(()) }).await;
-        let (code, said) = audit(&gateway, &[]);
+        let (code, said) = audit(&gateway, &[]).await;
         assert_eq!(said, "cart: 0 missing, 2 journaled, 1 withheld, 1 quarantined, 0 not read yet\n");
         assert_eq!(code, Some(0));
         run!(
@@ -939,7 +941,7 @@ async fn audit_names_what_is_missing() {
             "insert into tb_cart_event (seq, event_id, cart_id, version) values (-7, 'lost', 'x', 4)",
             insert("3", "x", 3)
         );
-        let (code, said) = audit(&gateway, &[]);
+        let (code, said) = audit(&gateway, &[]).await;
         let expected = match follow {
             "probe" => {
                 "cart: 1 missing, 2 journaled, 1 withheld, 1 quarantined, 1 not read yet\n  missing: -7 cart:lost\n"
@@ -949,12 +951,12 @@ async fn audit_names_what_is_missing() {
             }
         };
         assert_eq!((code, said.as_str()), (Some(1), expected));
-        assert_eq!(audit(&gateway, &["--republish", "Other*"]), (Some(1), expected.to_owned()));
-        let (code, said) = audit(&gateway, &["--repair"]);
+        assert_eq!(audit(&gateway, &["--republish", "Other*"]).await, (Some(1), expected.to_owned()));
+        let (code, said) = audit(&gateway, &["--repair"]).await;
         assert!(code == Some(0) && said.contains("of them are going to be journaled"), "{said}");
         let found: &[&str] = if follow == "probe" { &["1", "2", "lost+"] } else { &["1", "2", "lost+", "3+"] };
         until_all(&gateway, found).await;
-        let is_known = || async { audit(&gateway, &[]).1.contains(": 0 missing,").then_some(()) };
+        let is_known = || async { audit(&gateway, &[]).await.1.contains(": 0 missing,").then_some(()) };
         wait_for("an audit that misses nothing", is_known).await;
         // A request leaves the quarantine a moment after its event was journaled.
         let as_before = || async { (counts(&gateway).await.2 == 1).then_some(()) };
@@ -984,7 +986,7 @@ async fn a_type_that_is_published_later_is_republished_on_request_and_audits_run
     };
     let audit_found = audited(serde_json::json!(["cart:2"])).await;
     assert_eq!((audit_found["missing"].as_i64(), audit_found["journaled"].as_i64()), (Some(1), Some(2)));
-    let (code, said) = audit(&gateway, &["--republish", "ItemRemoved"]);
+    let (code, said) = audit(&gateway, &["--republish", "ItemRemoved"]).await;
     assert!(code == Some(0) && said.contains("1 of them are going to be journaled"), "{said}");
     until(&gateway, &["1", "3", "2+"]).await;
     audited(serde_json::json!([])).await;
@@ -1076,5 +1078,8 @@ async fn one_id_for_two_events_is_a_conflict_that_stays_and_is_counted() {
     assert_eq!((&answer["resolved"], &answer["stay"]), (&0.into(), &2.into()), "{answer}");
     let after = json(gateway.get("/sources/cart/quarantine").await).await;
     assert_eq!(before["items"], after["items"], "they stay as they were");
-    assert_eq!(audit(&gateway, &[]).1, "cart: 0 missing, 2 journaled, 0 withheld, 2 quarantined, 0 not read yet\n");
+    assert_eq!(
+        audit(&gateway, &[]).await.1,
+        "cart: 0 missing, 2 journaled, 0 withheld, 2 quarantined, 0 not read yet\n"
+    );
 }

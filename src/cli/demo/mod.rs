@@ -42,7 +42,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         () = runtime::stop_signal() => return Ok(ExitCode::SUCCESS),
     };
     announce(gateway.public_url(), &arguments.dir);
-    let stopping = gateway.tasks().stopping();
+    let stopping = gateway.failed();
     tokio::select! {
         () = runtime::stop_signal() => {}
         () = stopping.cancelled() => {}

@@ -39,7 +39,7 @@ pub struct FeedInfo {
 /// How a source is doing.
 pub struct SourceInfo {
     pub name: String,
-    pub kind: &'static str,
+    pub kind: String,
     pub healthy: bool,
     pub lag_seconds: Option<f64>,
     pub last_event_at: Option<Micros>,
@@ -213,7 +213,7 @@ impl JournalState {
             let kept = caller.journal.source(&source.name).await?;
             sources.push(Source {
                 quarantined: Long(kept.map_or(0, |row| row.quarantined)),
-                kind: source.kind.to_owned(),
+                kind: source.kind.clone(),
                 healthy: source.healthy,
                 lag_seconds: source.lag_seconds,
                 last_event_at: source.last_event_at.map(DateTime),

@@ -35,6 +35,8 @@ type Close = (u16, &'static str);
 const GOING_AWAY: Close = (1001, "the gateway stops");
 const TOO_LARGE: Close = (1009, "a message may have 256 kB");
 const BAD_REQUEST: Close = (4400, "this is no message of graphql-transport-ws");
+/// Its token has expired, or the client was changed or removed.
+const FORBIDDEN: Close = (4403, "Forbidden");
 const UNAUTHORIZED: Close = (4401, "Unauthorized");
 const INIT_TIMEOUT: Close = (4408, "Connection initialisation timeout");
 const TOO_MANY_INITS: Close = (4429, "Too many initialisation requests");
@@ -116,7 +118,7 @@ impl Connection {
 
     /// Ends well when the client leaves, or with what the server closes for.
     async fn converse(&mut self) -> Result<(), Close> {
-        let stopping = self.engine.stopping();
+        let (stopping, mut ended) = (self.engine.stopping(), Box::pin(self.client.ended()));
         let init_by = Instant::now() + INIT_TIME;
         let (mut ping_at, mut pings) = (Instant::now() + PING_EVERY, 0);
         loop {
@@ -145,6 +147,7 @@ impl Connection {
                     }
                     (ping_at, pings) = (Instant::now() + PING_EVERY, pings + 1);
                 }
+                () = &mut ended => return Err(FORBIDDEN),
                 () = stopping.cancelled() => return Err(GOING_AWAY),
             }
         }

@@ -102,6 +102,9 @@ async fn call(
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         let permit = permit(shared, target, stop).await?;
+        if target.lease.as_ref().is_some_and(|lease| !lease.holds()) {
+            return None;
+        }
         let outcome = attempt::call(shared, &target.receiver, delivery, attempt, target.replay_id()).await;
         if !outcome.is_of_proxy {
             return Some(outcome);

@@ -245,6 +245,7 @@ impl Dispatch {
         });
         Checkpoint {
             replay: self.target.replay_id().to_owned(),
+            lease: self.target.lease.clone(),
             erasures: self.erasures,
             updated_at: self.target.row.updated_at,
             notices: std::mem::take(&mut self.notices),
@@ -416,6 +417,11 @@ impl Dispatch {
                     let (id, event) = (&checkpoint.webhook, row.event_id.as_deref().unwrap_or_default());
                     warn!(webhook.id = %id, event.id = %event, "webhook `{id}` gave up on event `{event}`, its key goes on");
                 }
+            }
+            // Another process delivers what this one has not written down.
+            Err(Error::LeaseLost { .. }) => {
+                self.strings.stop.cancel();
+                self.snapshot = Some(checkpoint);
             }
             Err(cause) => {
                 let (id, wait) = (&checkpoint.webhook, self.backoff.next_wait());

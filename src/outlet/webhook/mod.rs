@@ -36,6 +36,7 @@ mod represent;
 mod rest;
 mod seal;
 mod secrets;
+mod shards;
 mod shared;
 pub mod signature;
 mod supervisor;
@@ -244,6 +245,7 @@ impl Webhooks {
     /// Starts delivering.
     pub fn run(self) {
         let tasks = self.shared.tasks.clone();
+        shards::hold(&self.shared, &tasks);
         tasks.spawn("webhooks", supervisor::supervise(self.shared, tasks.clone()));
     }
 }

@@ -220,7 +220,7 @@ async fn replace(shared: &Shared, old: WebhookRow, draft: Draft) -> Result<(Webh
 async fn settle(shared: &Shared, row: &WebhookRow) -> Result<(), Problem> {
     let reached = reached(shared, row).await?;
     if row.status == Status::Active && reached > row.cursor {
-        shared.journal.pass_webhooks(vec![row.id.clone()], reached).await?;
+        shared.journal.pass_webhooks(vec![row.id.clone()], reached, Vec::new()).await?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::body::Renderer;
 use super::definition::Definition;
 use super::seal::Sealer;
 use super::secrets::Secrets;
+use super::shards::Shards;
 use super::tail::{Seen, Tail};
 use super::{Config, Consent, Project, Surroundings, Topics, metrics, oauth2, websub};
 use crate::catalogue::Catalogue;
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub(super) tokens: oauth2::Tokens,
     /// When an event of a kind was journaled about a webhook last.
     pub(super) told: Mutex<HashMap<(String, &'static str), i64>>,
+    /// The shards of webhooks that this process delivers.
+    pub(super) shards: Shards,
     pub(super) calls: Semaphore,
     pub(super) calls_of_suspects: Semaphore,
 }
@@ -95,6 +98,7 @@ impl Shared {
             made: metrics::Calls::default(),
             tokens: oauth2::Tokens::default(),
             told: Mutex::default(),
+            shards: Shards::default(),
             calls: Semaphore::new(CALLS_IN_FLIGHT_MAX),
             calls_of_suspects: Semaphore::new(CALLS_OF_SUSPECTS_MAX),
         }

@@ -2,10 +2,12 @@
 //! index and nothing else.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,11 +21,15 @@ use super::target::{self, Target};
 use super::{Shared, consent, definition_of, websub};
 use crate::filter::{Filter, Selection};
 use crate::journal::webhooks::{Notice, Status, WebhookRow};
-use crate::journal::{Columns, Error, Range};
+use crate::journal::{Columns, Error, Lease, Range};
 use crate::runtime::{Backoff, Tasks};
 
 /// The bells ring for what this process does; this finds what another one did.
 const TIMER: Duration = Duration::from_secs(30);
+/// Longer than a receiver is asked for its consent.
+const ASKING_MAX_MICROS: i64 = 60 * 1_000_000;
+/// After a crash of a lane.
+const CRASH_WAIT: Duration = Duration::from_secs(30);
 const ROWS_AT_ONCE: i64 = 200;
 const ENTRIES_AT_ONCE: usize = 500;
 /// Cursors of webhooks without anything to do are written so often. A crash costs reading what lies between.
@@ -38,6 +44,8 @@ struct Known {
     cursor: i64,
     /// It may have exceptions or something to send again.
     is_exceptional: bool,
+    /// Under which it is delivered here.
+    lease: Lease,
     /// Stops both lanes.
     stop: CancellationToken,
     /// How the lanes that run are told of something.
@@ -88,11 +96,13 @@ pub(super) async fn supervise(shared: Arc<Shared>, tasks: Tasks) {
         ended,
     };
     let (mut changed, mut bell) = (shared.changed.clone(), shared.journal.bell());
+    let mut others = shared.journal.changed_webhooks();
     let mut backoff = Backoff::new(Duration::from_secs(1), TIMER);
     let (mut is_started, mut look_at, mut pass_at) = (false, Instant::now(), Instant::now() + PASS_EVERY);
     while !stopping.is_cancelled() {
         let now = Instant::now();
-        let done = if now >= look_at || !is_started {
+        let have_shards_changed = shared.shards.take_change();
+        let done = if now >= look_at || !is_started || have_shards_changed {
             look_at = now + TIMER;
             supervisor.look_at_all(&mut is_started).await
         } else {
@@ -121,6 +131,10 @@ pub(super) async fn supervise(shared: Arc<Shared>, tasks: Tasks) {
         tokio::select! {
             () = changed.rung(timer) => {}
             () = bell.rung(timer) => {}
+            heard = others.recv() => match heard {
+                Ok(id) => shared.note_change(&id, false),
+                Err(_) => look_at = Instant::now(),
+            },
             Some(ended) = endings.recv() => {
                 supervisor.end(ended);
                 while let Ok(ended) = endings.try_recv() {
@@ -142,18 +156,22 @@ impl Supervisor {
             let Some(last) = page.last() else { break };
             after.clone_from(&last.id);
             for row in page {
+                if self.shared.shards.lease(&row.id).is_none() {
+                    continue;
+                }
                 if websub::is_over(&row, self.shared.clock.now_micros()) {
                     websub::end(&self.shared, &row).await?;
                     continue;
                 }
                 gone.remove(&row.id);
-                let is_known =
-                    self.numbers.get(&row.id).is_some_and(|n| self.known[n].row.updated_at == row.updated_at);
+                let is_same = |it: &Known| it.row.updated_at == row.updated_at && !it.stop.is_cancelled();
+                let is_known = self.numbers.get(&row.id).is_some_and(|number| is_same(&self.known[number]));
                 if !is_known {
                     rows.push(row);
                 }
             }
         }
+        let is_alone = !*is_started && self.shared.journal.members().len() <= 1;
         let busy: HashSet<String> = self.shared.journal.busy_webhooks().await?.into_iter().collect();
         if !*is_started {
             let head = self.shared.journal.head().await?;
@@ -182,6 +200,7 @@ impl Supervisor {
             let row = self.judge(row).await?;
             if row.status == Status::Pending
                 && row.status_reason.as_deref() == Some(consent::ASKING)
+                && (is_alone || row.updated_at + ASKING_MAX_MICROS < self.shared.clock.now_micros())
                 && self.asked.insert(row.id.clone())
             {
                 // Nobody is asking any more: that was another process, or this one before it was stopped.
@@ -219,12 +238,11 @@ impl Supervisor {
     async fn look_at_changed(&mut self) -> Result<(), Error> {
         let mut changes = self.shared.take_changes().into_iter();
         while let Some((id, is_new)) = changes.next() {
-            self.asked.insert(id.clone());
+            self.asked.remove(&id);
             match self.shared.journal.webhook(&id).await {
                 Ok(Some(row)) => self.take(row, !is_new),
                 Ok(None) => {
                     self.forget(&id);
-                    self.asked.remove(&id);
                     self.unusable.remove(&id);
                 }
                 Err(cause) => {
@@ -239,6 +257,9 @@ impl Supervisor {
 
     fn take(&mut self, row: WebhookRow, is_exceptional: bool) {
         let id = row.id.clone();
+        let Some(lease) = self.shared.shards.lease(&id) else {
+            return self.forget(&id);
+        };
         if let Some(number) = self.numbers.get(&id) {
             let known = self.known.get_mut(number).expect("numbered ones are known");
             if known.row.updated_at == row.updated_at && !known.stop.is_cancelled() {
@@ -264,11 +285,11 @@ impl Supervisor {
         };
         let number = self.next_number;
         self.next_number += 1;
-        let (pace, cursor, stop) = (target::pace(&row, &definition), row.cursor, self.tasks.stopping().child_token());
+        let (pace, cursor, stop) = (target::pace(&row, &definition), row.cursor, lease.lost().child_token());
         self.shared.stops.lock().expect("nothing panics while it holds this lock").insert(id.clone(), stop.clone());
         self.numbers.insert(id, number);
         self.index.insert(number, selection.clone());
-        let known = Known { row, selection, pace, cursor, is_exceptional, stop, live: None, replay: None };
+        let known = Known { row, selection, pace, cursor, is_exceptional, lease, stop, live: None, replay: None };
         self.known.insert(number, known);
         self.consider(number);
     }
@@ -324,9 +345,10 @@ impl Supervisor {
         let strings = strings(&self.tasks, known);
         known.replay = Some(strings.clone());
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
-        let (row, pace) = (known.row.clone(), Arc::clone(&known.pace));
+        let (row, pace, lease) = (known.row.clone(), Arc::clone(&known.pace), known.lease.clone());
         self.tasks.spawn(&format!("replays of webhook {}", row.id), async move {
-            let rest = replay(&shared, row, pace, &strings).await;
+            let id = row.id.clone();
+            let rest = outlive(&id, &strings.stop, replay(&shared, row, pace, lease, &strings)).await;
             let _ = ended.send(Ended { number, is_live: false, rest });
         });
     }
@@ -338,11 +360,13 @@ impl Supervisor {
             self.remove(number);
             return self.tell_unusable(&row);
         };
+        let target = Target { lease: Some(known.lease.clone()), ..target };
         let strings = strings(&self.tasks, known);
         known.live = Some(strings.clone());
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         self.tasks.spawn(&format!("webhook {}", row.id), async move {
-            let rest = dispatch::run(shared, Arc::new(target), strings, cursor).await;
+            let stop = strings.stop.clone();
+            let rest = outlive(&row.id, &stop, dispatch::run(shared, Arc::new(target), strings, cursor)).await;
             let _ = ended.send(Ended { number, is_live: true, rest });
         });
     }
@@ -412,9 +436,21 @@ impl Supervisor {
             ids.push(known.row.id.clone());
         }
         if !ids.is_empty()
-            && let Err(cause) = self.shared.journal.pass_webhooks(ids, to).await
+            && let Err(cause) = self.shared.journal.pass_webhooks(ids, to, self.shared.shards.leases()).await
         {
             warn!(%cause, "can't write the cursors of idle webhooks, will do so later");
+        }
+    }
+}
+
+/// A lane that crashes is one webhook's trouble: it is started again a while later, where its last checkpoint says.
+async fn outlive(id: &str, stop: &CancellationToken, lane: impl Future<Output = Option<Rest>>) -> Option<Rest> {
+    match AssertUnwindSafe(lane).catch_unwind().await {
+        Ok(rest) => rest,
+        Err(_) => {
+            error!(webhook.id = %id, "webhook `{id}` crashed, will start again in {}s", CRASH_WAIT.as_secs());
+            let _ = tokio::time::timeout(CRASH_WAIT, stop.cancelled()).await;
+            None
         }
     }
 }
@@ -425,7 +461,13 @@ fn strings(tasks: &Tasks, known: &Known) -> Strings {
 }
 
 /// Sends again what a webhook has to, one after the other. Gives where it ended the webhook.
-async fn replay(shared: &Arc<Shared>, row: WebhookRow, pace: Arc<Mutex<Pace>>, strings: &Strings) -> Option<Rest> {
+async fn replay(
+    shared: &Arc<Shared>,
+    row: WebhookRow,
+    pace: Arc<Mutex<Pace>>,
+    lease: Lease,
+    strings: &Strings,
+) -> Option<Rest> {
     while !strings.stop.is_cancelled() {
         let next = match shared.journal.replay(&row.id).await {
             Ok(Some(next)) => next,
@@ -439,6 +481,7 @@ async fn replay(shared: &Arc<Shared>, row: WebhookRow, pace: Arc<Mutex<Pace>>, s
         };
         let cursor = next.cursor;
         let target = Target::new(shared, row.clone(), Some(next), Arc::clone(&pace))?;
+        let target = Target { lease: Some(lease.clone()), ..target };
         // Of its own: a dispatch ends its strings with itself.
         let strings = Strings { stop: strings.stop.child_token(), ..strings.clone() };
         let rest = dispatch::run(Arc::clone(shared), Arc::new(target), strings, cursor).await;

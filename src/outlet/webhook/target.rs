@@ -17,7 +17,7 @@ use crate::event::Entry;
 use crate::filter::{Filter, OWN_SOURCE, Selection};
 use crate::journal::replays::{Kind, ReplayRow};
 use crate::journal::webhooks::WebhookRow;
-use crate::journal::{Columns, Error, Order, Page, Range};
+use crate::journal::{Columns, Error, Lease, Order, Page, Range};
 
 /// Of the calls that a webhook may make at once, a replay may use a quarter.
 const REPLAY_SHARE: usize = 4;
@@ -31,6 +31,8 @@ pub(super) struct Target {
     pub(super) rules: Rules,
     pub(super) batch: Option<Batch>,
     pub(super) renderer: Renderer,
+    /// Nothing is sent for who has lost it. There is none where nothing is written down either: a test, a preview.
+    pub(super) lease: Option<Lease>,
 }
 
 /// How fast a webhook's receiver may be called: by what its owner and what the receiver itself said.
@@ -78,6 +80,7 @@ impl Target {
             selection,
             rules,
             renderer,
+            lease: None,
         })
     }
 

@@ -120,6 +120,7 @@ pub(super) async fn hub(
     body: Result<Bytes, BytesRejection>,
 ) -> Shown {
     client.must(&Scope::Read)?;
+    client.must_own()?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded") {
         let detail = "send `Content-Type: application/x-www-form-urlencoded` with hub.mode, hub.topic and hub.callback";

@@ -101,8 +101,9 @@ async fn pump(config: Config) -> (Probe<Table>, std::path::PathBuf) {
     let journal = Journal::open(&kept, &clock, &tasks).await.expect("a journal");
     assert_eq!(config.engine(), Some(Engine::Sqlite));
     let catalogue = Arc::new(Catalogue::default());
-    let setting =
-        Arc::new(Setting { status: Status::new(&config), config, journal, catalogue, clock, told: Mutex::default() });
+    let lease = journal.lease("source", &tasks.stopping(), None).await.expect("there is nobody else");
+    let status = Status::new(&config);
+    let setting = Arc::new(Setting { status, config, journal, catalogue, clock, lease, told: Mutex::default() });
     (Probe::<Table>::open(setting).await.expect("a pump"), path)
 }
 

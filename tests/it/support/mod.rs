@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod database;
+pub mod issuer;
 pub mod node;
 pub mod reader;
 pub mod receiver;
