@@ -220,15 +220,16 @@ async fn open_journal(config: &journal::Config, clock: &Clock, tasks: &Tasks) ->
     loop {
         match Journal::open(config, clock, tasks).await {
             Ok(journal) => return Ok(journal),
-            Err(cause) if cause.is_transient() && !config.url.starts_with("sqlite:") => {
+            Err(cause) if cause.is_transient() && cause.hint().is_none() && !config.url.starts_with("sqlite:") => {
                 let wait = backoff.next_wait();
                 let url = journal::redacted(&config.url);
                 warn!(journal.url = %url, %cause, "can't reach the journal at {url}, will retry in {}s", wait.as_secs());
                 tokio::time::sleep(wait).await;
             }
             Err(cause) => {
-                return Err(cause)
-                    .with_context(|| format!("can't open the journal {}", journal::redacted(&config.url)));
+                let hint = cause.hint().map_or(String::new(), |hint| format!(" ({hint})"));
+                let url = journal::redacted(&config.url);
+                return Err(cause).with_context(|| format!("can't open the journal {url}{hint}"));
             }
         }
     }

@@ -139,11 +139,26 @@ impl Db {
         } else {
             return Err(Error::Url);
         };
+        db.migrate().await?;
+        Ok(db)
+    }
+
+    /// Brings the schema up to date; one process at a time.
+    async fn migrate(&self) -> Result<(), Error> {
         let mut migrator = sqlx::migrate!("./migrations");
         // A newer gateway beside this one may have added to the schema; what it adds, this one can do without.
         migrator.set_ignore_missing(true);
-        with_pool!(&db, pool => migrator.run(pool).await?);
-        Ok(db)
+        let Self::Postgres(pool) = self else {
+            return with_pool!(self, pool => Ok(migrator.run(pool).await?));
+        };
+        // Of a transaction: a connection pooler may give each transaction another connection, and keep a session's lock.
+        let mut turn = pool.begin().await?;
+        sqlx::query("select pg_advisory_xact_lock(hashtext('postern schema'), hashtext(current_schema()::text))")
+            .execute(&mut *turn)
+            .await?;
+        migrator.set_locking(false);
+        migrator.run(pool).await?;
+        Ok(turn.commit().await?)
     }
 
     /// Connects to a journal without making or changing anything. `None`: there is no file yet.

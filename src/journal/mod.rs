@@ -123,6 +123,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the operator may do about it, where the database's words don't say.
+    pub fn hint(&self) -> Option<&'static str> {
+        let text = match self {
+            Self::Database(sqlx::Error::Database(cause)) => cause.message().to_owned(),
+            Self::Schema(cause) => cause.to_string(),
+            _ => return None,
+        };
+        let is_of_pooler = text.contains("prepared statement \"sqlx_s_") || text.contains("startup parameter");
+        is_of_pooler.then_some(
+            "is there a connection pooler in between? In transaction mode it must keep prepared statements (PgBouncer 1.21 \
+             or newer, `max_prepared_statements` above 0) and `ignore_startup_parameters = extra_float_digits`; session \
+             mode works, too",
+        )
+    }
+
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
