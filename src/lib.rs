@@ -24,6 +24,7 @@ pub mod journal;
 pub mod web;
 
 // The rooms.
+pub mod console;
 pub mod outlet;
 pub mod source;
 

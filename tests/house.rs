@@ -11,6 +11,8 @@ const WORDS: [&str; 5] = ["json", "event", "filter", "catalogue", "projection"];
 const OUTLETS: [&str; 3] = ["outlet/feed", "outlet/graphql", "outlet/webhook"];
 /// Served, but no part of the interface.
 const NOT_DESCRIBED: [&str; 2] = ["/style.css", "/graphql/explorer.js"];
+/// What is below it is for people; programs have the routes that it speaks to.
+const PAGES: &str = "/console";
 const METHODS: [&str; 6] = ["get", "post", "put", "delete", "patch", "any"];
 
 /// What a room may import beside itself.
@@ -348,7 +350,7 @@ fn openapi_describes_exactly_what_is_served() {
     // The demo's receiver is somebody else's server.
     for (file, source) in files().iter().filter(|(file, _)| !file.starts_with("src/cli/")) {
         for (path, methods) in routes(file, source) {
-            if !NOT_DESCRIBED.contains(&path.as_str()) {
+            if !NOT_DESCRIBED.contains(&path.as_str()) && !path.starts_with(PAGES) {
                 served.entry(shape(&path)).or_default().extend(methods);
             }
         }

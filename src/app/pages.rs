@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Extension, Json, Router};
 use serde_json::json;
@@ -19,16 +19,17 @@ use crate::source;
 use crate::telemetry::Scrape;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
-use crate::web::{Site, html, negotiate, openapi};
+use crate::web::{Site, docs, html, negotiate, openapi};
 
 /// What anybody may see.
 pub(super) fn open(base: &Base) -> Router {
-    let document = openapi::document(&base.site.public_url);
+    let (document, docs) = (openapi::document(&base.site.public_url), docs::page(&base.site.public_url));
     let site = base.site.clone();
     let health = Health { journal: base.journal.clone(), leaving: base.leaving.clone() };
     Router::new()
         .route("/", get(move |headers: HeaderMap| async move { index(&site, &headers) }))
         .route("/style.css", get(html::style))
+        .route("/docs", get(|| async { Html(docs) }))
         .route("/healthz", get(|| async { Json(json!({ "status": "alive" })) }))
         .route("/readyz", get(ready))
         .route(
@@ -115,7 +116,9 @@ fn index(site: &Site, headers: &HeaderMap) -> Response {
         ("graphql", format!("{url}/graphql"), "GraphQL: just the attributes you ask for"),
         ("webhooks", format!("{url}/webhooks"), "signed calls to your URL"),
         ("sources", format!("{url}/sources"), "how the sources are doing"),
-        ("openapi", format!("{url}/openapi.json"), "the description of all of it"),
+        ("console", format!("{url}/console"), "for operators: how it is doing, and what to do about it"),
+        ("docs", format!("{url}/docs"), "the description of all of it"),
+        ("openapi", format!("{url}/openapi.json"), "the same for programs"),
         ("health", format!("{url}/healthz"), "whether the process lives"),
         ("metrics", format!("{url}/metrics"), "numbers for Prometheus"),
         ("readiness", format!("{url}/readyz"), "whether it can answer"),

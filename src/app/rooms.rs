@@ -10,6 +10,7 @@ use super::Base;
 use super::pages::{self, Metrics};
 use crate::catalogue::Catalogue;
 use crate::config::Config;
+use crate::console;
 use crate::event::Micros;
 use crate::outlet::feed::{self, Feeds};
 use crate::outlet::graphql::{self, GraphQl};
@@ -89,6 +90,8 @@ impl Rooms {
                 clock,
                 &site.public_url,
             ));
+        let console = console::router(guarded.clone(), journal.clone(), auth.clone(), site, clock, tasks.stopping());
+        let guarded = guarded.merge(console);
         Ok(Self {
             fingerprint: config.fingerprint,
             metrics: Router::new().route("/metrics", get(pages::metrics).with_state(metrics)),

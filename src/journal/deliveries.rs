@@ -100,6 +100,15 @@ pub struct AttemptRow {
     pub replay: String,
 }
 
+/// One call, and what it was about.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct CallRow {
+    #[sqlx(flatten)]
+    pub call: AttemptRow,
+    pub event_id: String,
+    pub r#type: String,
+}
+
 /// What is erased is not sent any more, though its row may wait for the turn of its key.
 const STATUS: &str =
     "case when e.erased_at is not null then 'discarded' when d.status = 'held' then 'dead' else d.status end";
@@ -209,6 +218,21 @@ impl Journal {
         let sql = "select position, attempt, started_at, duration_ms, status, error, answer, replay from attempts \
                    where webhook = $1 and position = $2 order by started_at, attempt";
         Ok(select!(self.db(), query_as.fetch_all, sql, webhook, position))
+    }
+
+    /// The logged calls about the newest events that the selection lets through, newest first.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn recent_calls(&self, selection: &Selection, webhook: &str, limit: i64) -> Result<Vec<CallRow>, Error> {
+        let condition = Condition::of(selection, 3);
+        let sql = format!(
+            "select a.position, a.attempt, a.started_at, a.duration_ms, a.status, a.error, a.answer, a.replay, e.event_id, \
+             e.type from attempts a join entries e on e.position = a.position \
+             where a.webhook = $1{} order by a.position desc, a.started_at desc limit $2",
+            condition.text
+        );
+        Ok(select!(self.db(), query_as.fetch_all, AssertSqlSafe(sql), webhook, limit; condition.binds))
     }
 
     /// The recent log's delivered events after a position that the selection lets through.

@@ -82,6 +82,17 @@ impl TryFrom<String> for Status {
     }
 }
 
+/// Webhooks of one owner in one status.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct StatusCount {
+    pub owner: String,
+    #[sqlx(try_from = "String")]
+    pub status: Status,
+    pub count: i64,
+    /// Those with a failure since their last success.
+    pub failing: i64,
+}
+
 /// What happened to a webhook: journaled in the transaction in which it does, as `postern.webhook.…`.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -176,6 +187,16 @@ impl Journal {
     /// The database.
     pub async fn count_webhooks(&self, owner: &str) -> Result<i64, Error> {
         Ok(select!(self.db(), query_scalar.fetch_one, "select count(*) from webhooks where owner = $1", owner))
+    }
+
+    /// How many webhooks each owner has in each status.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn count_webhooks_by_status(&self) -> Result<Vec<StatusCount>, Error> {
+        let sql = "select owner, status, count(*) as count, count(failing_since) as failing from webhooks \
+                   group by owner, status";
+        Ok(select!(self.db(), query_as.fetch_all, sql))
     }
 
     /// Moves the cursors of webhooks that had nothing to deliver up to a position, in one go.

@@ -3,10 +3,7 @@
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2430}\
-h1{font-size:1.4rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;\
-border-bottom:1px solid #dde2ea;vertical-align:top;overflow-wrap:anywhere}th{font-weight:600;white-space:nowrap}\
-pre{background:#f4f6f9;padding:1rem;overflow:auto}textarea{width:100%;box-sizing:border-box;font:14px/1.4 monospace}a{color:#0b5cad}";
+const STYLE: &str = include_str!("style.css");
 
 /// A page. `body` is HTML already; `title` is text.
 pub fn page(title: &str, body: &str) -> Response {
@@ -20,7 +17,7 @@ pub fn document(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><link rel=\"stylesheet\" href=\"/style.css\"></head>\n\
-         <body><h1>{title}</h1>\n{body}\n</body></html>\n"
+         <body><main><h1>{title}</h1>\n{body}\n</main></body></html>\n"
     )
 }
 

@@ -1,6 +1,7 @@
 //! The front door: what every request passes before a room and every answer after it. Also the one way out.
 
 pub mod auth;
+pub mod docs;
 pub mod html;
 pub mod negotiate;
 pub mod openapi;

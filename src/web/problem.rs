@@ -83,6 +83,10 @@ impl Kind {
     pub fn status(self) -> StatusCode {
         self.table().1
     }
+
+    pub fn title(self) -> &'static str {
+        self.table().2
+    }
 }
 
 /// An answer that is an error. It stays in the response's extensions until the front door, which alone knows `instance`

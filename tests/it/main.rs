@@ -13,6 +13,7 @@ mod catalogue;
 mod clusters;
 mod connections;
 mod consent;
+mod console;
 mod crash;
 mod detail;
 mod erasure;

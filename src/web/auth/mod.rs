@@ -216,6 +216,15 @@ impl Auth {
         self.wrong_tokens.take(&address).map_or_else(too_many, |()| wrong(scheme, detail))
     }
 
+    /// All that are configured, by name.
+    pub fn clients(&self) -> Vec<Arc<Client>> {
+        let known = self.known();
+        let configured = known.by_name.values().map(|entry| &entry.client);
+        let mut clients: Vec<_> = known.anybody.iter().chain(configured).cloned().collect();
+        clients.sort_by(|one, other| one.name.cmp(&other.name));
+        clients
+    }
+
     /// What a client may see, by its name; nothing without a `[[client]]`. Webhooks are sent by it, so a token of an issuer
     /// alone keeps none alive.
     pub fn visibility(&self, name: &str) -> Option<Selection> {
