@@ -139,7 +139,8 @@ async fn catch_up(shop: &str, journal: &str) -> anyhow::Result<Measured> {
     let tasks = Tasks::default();
     let journal = open(journal, &tasks).await?;
     let meter = Meter::start()?;
-    source::start(toml::from_str(&config)?, journal.clone(), Arc::new(Catalogue::default()), &tasks);
+    let source = source::Running::new(toml::from_str(&config)?, journal.clone());
+    source::start(&source, Arc::new(Catalogue::default()), &tasks);
     while journal.head().await?.position < ROWS as i64 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

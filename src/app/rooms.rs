@@ -91,6 +91,7 @@ impl Rooms {
                 &site.public_url,
             ));
         let console = console::router(guarded.clone(), journal.clone(), auth.clone(), site, clock, tasks.stopping());
+        let guarded = guarded.merge(console);
         Ok(Self {
             fingerprint: config.fingerprint,
             metrics: Router::new().route("/metrics", get(pages::metrics).with_state(metrics)),

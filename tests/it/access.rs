@@ -12,7 +12,7 @@ use crate::support::webhooks::ok;
 use crate::support::{Engine, Gateway, event, events, json};
 
 /// Who may, by operation of the document. A new route has to be named here.
-const OPEN: &[&str] = &["index", "alive", "ready", "openapi", "docs", "agree", "agreeByPost"];
+const OPEN: &[&str] = &["docs", "index", "alive", "ready", "openapi", "agree", "agreeByPost"];
 const READ: &[&str] =
     &["listFeeds", "feed", "feedDocument", "feedStream", "feedPage", "event", "graphqlGet", "graphqlPost"];
 /// `read`, and what is sent later must have an owner in the configuration.
@@ -24,6 +24,7 @@ const OWN_WEBHOOK: &[&str] =
 const PUSH: &[&str] = &["pushEvents"];
 const ADMIN: &[&str] = &[
     "metrics",
+    "reloadConfiguration",
     "eraseEvent",
     "listSources",
     "source",

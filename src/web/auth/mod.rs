@@ -216,11 +216,11 @@ impl Auth {
         self.wrong_tokens.take(&address).map_or_else(too_many, |()| wrong(scheme, detail))
     }
 
-    /// Those that the configuration names, by name; on an open gateway, who everybody is.
+    /// All that are configured, by name.
     pub fn clients(&self) -> Vec<Arc<Client>> {
         let known = self.known();
-        let named = known.by_name.values().map(|entry| &entry.client);
-        let mut clients: Vec<_> = known.anybody.iter().chain(named).cloned().collect();
+        let configured = known.by_name.values().map(|entry| &entry.client);
+        let mut clients: Vec<_> = known.anybody.iter().chain(configured).cloned().collect();
         clients.sort_by(|one, other| one.name.cmp(&other.name));
         clients
     }
