@@ -95,7 +95,7 @@ impl Rooms {
         Ok(Self {
             fingerprint: config.fingerprint,
             metrics: Router::new().route("/metrics", get(pages::metrics).with_state(metrics)),
-            router: web::front(open, guarded.merge(console), auth, site.clone()),
+            router: web::front(open, guarded, auth, site.clone()),
             tasks,
             feeds,
             webhooks,
