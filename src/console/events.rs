@@ -176,29 +176,17 @@ fn row(entry: &Entry) -> Value {
 
 /// The visible event that a text names: its id, its Atom id, a cursor or a position. One of the gateway's own, too.
 async fn named(console: &Console, client: &Client, text: &str) -> Result<Entry, Problem> {
-    let (journal, visible) = (&console.journal, &client.visible);
-    let own = visible.and(&Filter { sources: vec![OWN_SOURCE.to_owned()], ..Filter::default() });
-    let is_position = text.bytes().all(|byte| byte.is_ascii_digit()) || Cursor::parse(text).is_some();
-    let place = match is_position {
-        true => Some(journal.locate(visible, text).await?),
-        false => None,
+    let (journal, visible) = (&console.journal, client.visible.with_own());
+    let found = if text.bytes().all(|byte| byte.is_ascii_digit()) || Cursor::parse(text).is_some() {
+        let position = journal.locate(&visible, text).await?;
+        let range = Range { through: Some(position), ..Range::after(position - 1) };
+        journal.read(&visible, range, 1, Columns::ALL).await?.entries
+    } else {
+        let id = event_id_of_atom_id(text).unwrap_or_else(|| text.to_owned());
+        journal.by_ids(&visible, &[id], Columns::ALL).await?
     };
-    for selection in [visible, &own] {
-        let found = match place {
-            Some(position) => {
-                let range = Range { through: Some(position), ..Range::after(position - 1) };
-                journal.read(selection, range, 1, Columns::ALL).await?.entries
-            }
-            None => {
-                let id = event_id_of_atom_id(text).unwrap_or_else(|| text.to_owned());
-                journal.by_ids(selection, &[id], Columns::ALL).await?
-            }
-        };
-        if let Some(entry) = found.into_iter().next() {
-            return Ok(entry);
-        }
-    }
-    Err(Error::UnknownPosition { text: text.chars().take(100).collect() }.into())
+    let unknown = || Error::UnknownPosition { text: text.chars().take(100).collect() };
+    found.into_iter().next().ok_or_else(|| unknown().into())
 }
 
 /// `GET /console/events/{id}`

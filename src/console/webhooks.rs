@@ -70,7 +70,7 @@ pub(super) async fn show(
     let mut deliveries = console.doors.get(&client, &deliveries).await?;
     let next = next_of(&deliveries);
     let next = next.map(|after| format!("/console{path}?after={}{}", escape(&after), passed(&query, "show", "show")));
-    let calls = console.journal.recent_calls(&client.visible, &id, DELIVERIES_MAX as i64).await?;
+    let calls = console.journal.recent_calls(&client.visible.with_own(), &id, DELIVERIES_MAX as i64).await?;
     let data = json!({
         "done": done(&query, &COMMANDS),
         "deliveries": deliveries["items"].take(),

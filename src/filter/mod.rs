@@ -118,6 +118,9 @@ pub struct Selection {
     /// Of our own operational events, only those about what this client owns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     viewer: Option<String>,
+    /// Also our own operational events, though no filter names them.
+    #[serde(skip)]
+    with_own: bool,
     /// Of a webhook; no SQL tells whether they hold.
     #[serde(skip)]
     dialects: Option<Arc<Dialects>>,
@@ -126,7 +129,7 @@ pub struct Selection {
 impl Selection {
     /// Everything that this visibility shows.
     pub fn visible(visibility: &Filter) -> Self {
-        Self { filters: vec![visibility.clone()], aggregate: None, viewer: None, dialects: None }
+        Self { filters: vec![visibility.clone()], aggregate: None, viewer: None, with_own: false, dialects: None }
     }
 
     /// The same, narrowed by one more filter.
@@ -137,6 +140,12 @@ impl Selection {
             filters.push(filter.clone());
         }
         Self { filters, ..self.clone() }
+    }
+
+    /// The same, and our own operational events: for who names one by its id.
+    #[must_use]
+    pub fn with_own(&self) -> Self {
+        Self { with_own: true, ..self.clone() }
     }
 
     /// The same, narrowed until nothing is left: no event has an empty type.
@@ -220,7 +229,9 @@ impl Selection {
 
     /// Our own operational events are left out unless one of the filters names their source.
     pub fn excludes_own_source(&self) -> bool {
-        !self.filters.iter().any(Filter::names_own_source) && !self.dialects().is_some_and(Dialects::names_own_source)
+        !self.with_own
+            && !self.filters.iter().any(Filter::names_own_source)
+            && !self.dialects().is_some_and(Dialects::names_own_source)
     }
 
     /// Whether it lets events of this kind through, whatever they are about: all of them, if no filter names ids of

@@ -115,3 +115,18 @@ async fn nobody_is_tested_who_did_not_agree() {
     let refused = put(&gateway, &own_path(&webhook), &[("command", "Test")], &json!({})).await;
     assert_eq!(refused.status(), 409);
 }
+
+#[tokio::test]
+async fn events_about_webhooks_are_found_by_their_ids_and_a_failing_call_for_one_is_listed() {
+    let gateway = Gateway::start().await;
+    let receiver = Receiver::start(|_| Answer::Status(500)).await;
+    let body = json!({"url": receiver.url, "filter": {"sources": ["postern"]}});
+    let watcher = register(&gateway, body).await;
+    let other = register(&gateway, json!({"url": "http://127.0.0.1:9/other"})).await;
+    let failing = wait_for_deliveries(&gateway, &watcher, "failing", 1).await;
+    let id = failing[0]["eventId"].as_str().unwrap();
+    let shown = get(&gateway, &format!("/events/{id}")).await;
+    assert_eq!((&shown["type"], &shown["aggregateId"]), (&json!("postern.webhook.created"), &other["id"]));
+    let delivery = get(&gateway, &format!("{}/deliveries/{id}", own_path(&watcher))).await;
+    assert_eq!(delivery["lastStatus"], 500);
+}

@@ -63,7 +63,7 @@ pub(super) async fn event(
 /// The event with this id or Atom id; one that the client may not see is unknown to it.
 pub(super) async fn visible_event(feeds: &Feeds, client: &Client, id: &str) -> Result<Entry, Problem> {
     let public = event_id_of_atom_id(id).unwrap_or_else(|| id.to_owned());
-    let found = feeds.inner.journal.by_ids(&client.visible, &[public], Columns::ALL).await?;
+    let found = feeds.inner.journal.by_ids(&client.visible.with_own(), &[public], Columns::ALL).await?;
     found.into_iter().next().ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event `{id}`")))
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn list(
     let row = own(&shared, &client, &id).await?;
     let paging = Paging::new(query, "status", &STATUSES)?;
     let after = match paging.after() {
-        Some(text) => shared.journal.locate(&client.visible, text).await?,
+        Some(text) => shared.journal.locate(&client.visible.with_own(), text).await?,
         None => 0,
     };
     let look = Look { shared: &shared, client: &client, row: &row, after, limit: paging.limit };
@@ -109,7 +109,7 @@ pub(super) async fn put(
 async fn find(shared: &Shared, client: &Client, row: &WebhookRow, event: String) -> Result<DeliveryRow, Problem> {
     let unknown =
         || Problem::new(Kind::NotFound, "this webhook has no delivery of such an event, or its log has forgotten it");
-    let found = shared.journal.by_ids(&client.visible, &[event], Columns::ENVELOPE).await?;
+    let found = shared.journal.by_ids(&client.visible.with_own(), &[event], Columns::ENVELOPE).await?;
     let position = found.first().ok_or_else(unknown)?.position;
     let look = Look { shared, client, row, after: position - 1, limit: 1 };
     let here = |(rows, _): Found| rows.into_iter().find(|row| row.position == position);
@@ -157,13 +157,13 @@ impl Look<'_> {
     }
 
     async fn exceptions(&self, status: Option<&str>) -> Result<Found, Error> {
-        let (journal, visible) = (&self.shared.journal, &self.client.visible);
-        Ok(self.complete(journal.exceptions(visible, &self.row.id, status, self.after, self.rows_max()).await?))
+        let (journal, visible) = (&self.shared.journal, self.client.visible.with_own());
+        Ok(self.complete(journal.exceptions(&visible, &self.row.id, status, self.after, self.rows_max()).await?))
     }
 
     async fn delivered(&self) -> Result<Found, Error> {
-        let (journal, visible) = (&self.shared.journal, &self.client.visible);
-        Ok(self.complete(journal.delivered(visible, &self.row.id, self.after, self.rows_max()).await?))
+        let (journal, visible) = (&self.shared.journal, self.client.visible.with_own());
+        Ok(self.complete(journal.delivered(&visible, &self.row.id, self.after, self.rows_max()).await?))
     }
 
     /// Events that were not tried: beyond the cursor, or behind the row of their key.
@@ -183,7 +183,8 @@ impl Look<'_> {
             Some(row) => entry.position > row.position,
             None => entry.position > row.cursor,
         };
-        let visible = |entry: &&Entry| client.visible.matches(&entry.event);
+        let shown = client.visible.with_own();
+        let visible = |entry: &&Entry| shown.matches(&entry.event);
         let owed = |entry: &&Entry| target::owes(shared, row, None, entry);
         let (mut found, mut examined, mut after) = (Vec::new(), 0, self.after.max(first));
         loop {
