@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Agreed, Journal};
 use crate::runtime::{Backoff, Bell, Clock, Tasks};
 use crate::web::Site;
 use crate::web::auth::Auth;
@@ -94,6 +94,13 @@ impl Gateway {
         };
         let (clock, tasks) = (Clock::system(), Tasks::default());
         let journal = open_journal(&config.journal, &clock, &tasks).await?;
+        for (what, value) in
+            [(Agreed::PublicUrl, &config.server.public_url), (Agreed::Authority, &config.server.authority)]
+        {
+            if let Some(value) = value {
+                journal.must_agree(what, value.trim_end_matches('/')).await?;
+            }
+        }
         let lock = journal.serve(&config.fingerprint, &tasks).await?;
         let base = Arc::new(Base {
             options,

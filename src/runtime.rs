@@ -76,8 +76,7 @@ impl Tasks {
         tokio::spawn(async move {
             if let Err(cause) = task.await {
                 error!(task.name = %name, %cause, "task `{name}` crashed, stopping");
-                tasks.failed.cancel();
-                tasks.stop_all.as_ref().unwrap_or(&tasks.stop).cancel();
+                tasks.fail();
             }
         });
     }
@@ -90,6 +89,12 @@ impl Tasks {
     /// Tells all tasks to stop.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Tells all tasks to stop, as after a crash: whoever started the process shall start it again.
+    pub fn fail(&self) {
+        self.failed.cancel();
+        self.stop_all.as_ref().unwrap_or(&self.stop).cancel();
     }
 
     /// Whether a task crashed.

@@ -1,12 +1,14 @@
 //! The command line, one file a command. Exit codes: 0, 1 for a fault that was found, 2 for wrong usage.
 
 mod audit;
+mod backup;
 mod catalogue;
 mod check;
 mod demo;
 mod follow;
 mod forget;
 mod init;
+mod migrate;
 mod openapi;
 mod schema;
 mod serve;
@@ -55,6 +57,12 @@ enum Command {
     /// Erases one event: its data goes, its place stays and says so.
     #[command(after_help = "Example: postern forget 0197b5f0-6d3c-7a51-9d1c-2f7d6c1f0a11")]
     Forget(forget::Arguments),
+    /// Copies a SQLite journal while it is served.
+    #[command(after_help = "Example: postern backup /backups/postern-2026-11-28.db")]
+    Backup(backup::Arguments),
+    /// Brings the journal's schema up to date, before new gateways start; changes what all of them agree on.
+    #[command(after_help = "Example: postern migrate --set public_url=https://events.example.com")]
+    Migrate(migrate::Arguments),
     /// Schemas of events' data.
     #[command(subcommand)]
     Catalogue(catalogue::Command),
@@ -96,6 +104,8 @@ pub fn main() -> ExitCode {
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Follow(arguments) => follow::run(arguments).await,
             Command::Forget(arguments) => forget::run(arguments).await,
+            Command::Backup(arguments) => backup::run(arguments).await,
+            Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Catalogue(command) => catalogue::run(command).await,
             Command::Schema(arguments) => schema::run(arguments),
             Command::Openapi(arguments) => openapi::run(arguments),

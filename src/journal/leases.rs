@@ -98,6 +98,14 @@ struct Others {
     members: Vec<Member>,
 }
 
+/// Why there are no more rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Left,
+    /// The journal is another incarnation than the one that this process knows.
+    OtherJournal,
+}
+
 /// Tells how the work is doing, as JSON.
 pub type Report = Box<dyn Fn() -> String + Send + Sync>;
 

@@ -4,6 +4,7 @@
 //! [`Journal::read`] and its neighbours, always with a [`Selection`](crate::filter::Selection), and write through
 //! one writer that groups what waits into one transaction (`writer`).
 
+mod agreed;
 mod append;
 mod batch;
 pub mod checkpoint;
@@ -14,6 +15,7 @@ mod entries;
 mod erasure;
 mod follow;
 mod inbox;
+mod incarnation;
 mod leases;
 mod listen;
 mod pages;
@@ -35,7 +37,10 @@ use serde::Deserialize;
 use crate::event::Micros;
 use crate::runtime::{Bell, Clock, Tasks, random_hex};
 use db::{Db, select, with_pool};
+use leases::Ended;
+use tracing::error;
 
+pub use agreed::Agreed;
 pub use append::{Append, Appended, Arrival, Quarantined};
 pub use columns::Columns;
 pub use db::sqlite_path;
@@ -118,6 +123,13 @@ pub enum Error {
     File(#[from] std::io::Error),
     #[error("another gateway has taken over `{name}`")]
     LeaseLost { name: String },
+    #[error(
+        "the gateways on this journal have agreed on {what} = `{agreed}`, and this one is told `{told}`: links and ids that \
+         were given out would change. Correct `server.{what}`, or change it for all: `postern migrate --set {what}={told}`"
+    )]
+    Disagrees { what: Agreed, agreed: String, told: String },
+    #[error("the copy {what} is damaged, and so may the journal be: {verdict}")]
+    Damaged { what: String, verdict: String },
     #[error("the journal is closed")]
     Closed,
 }
@@ -244,6 +256,7 @@ impl Journal {
                        values (1, $1, $2, 0, 0, -62135596800000000, 1) on conflict do nothing";
         let now = clock.now_micros();
         with_pool!(&db, pool => sqlx::query(created).bind(random_hex(4)).bind(now).execute(pool).await?.rows_affected());
+        incarnation::renew(&db).await?;
         Self::of(db, config, tasks).await
     }
 
@@ -291,8 +304,14 @@ impl Journal {
         self.configure(configuration).await?;
         let configuration = configuration.to_owned();
         // Not stopped with the other tasks: what they still write needs their leases.
-        let (leases, apart) = (self.inner.leases.clone(), db::apart(pool));
-        tasks.spawn_untracked("leases", async move { leases.run(apart, configuration).await });
+        let (leases, apart, id, all) =
+            (self.inner.leases.clone(), db::apart(pool), self.id().to_owned(), tasks.clone());
+        tasks.spawn_untracked("leases", async move {
+            if leases.run(apart, configuration, id).await == Ended::OtherJournal {
+                error!("the journal is another one now: a backup was restored, or another server took over; stopping");
+                all.fail();
+            }
+        });
         tasks.spawn("bell of other gateways", self.clone().listen(pool.clone(), tasks.stopping()));
         Ok(Lock { _file: None })
     }

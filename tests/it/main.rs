@@ -28,6 +28,7 @@ mod graphql;
 mod graphql_clients;
 mod graphql_directory;
 mod hostile_receivers;
+mod incarnations;
 mod journal;
 mod kill;
 mod log_in;

@@ -9,8 +9,9 @@ use sqlx::PgPool;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::{Grant, Held, Leases, MARGIN, Member, ROUND, TERM};
+use super::{Ended, Grant, Held, Leases, MARGIN, Member, ROUND, TERM};
 use crate::journal::db::NOW_POSTGRES;
+use crate::journal::incarnation::is_same;
 use crate::journal::listen::CHANNEL;
 
 /// What nobody has taken for so long is taken even beyond one's share.
@@ -78,12 +79,18 @@ pub(super) fn plan(process: &str, current: &str, rows: &[Row], waiting: &[String
 
 impl Leases {
     /// Goes on until [`Leases::leave`]. `configuration`: a short hash of what this process is told to do.
-    pub(in crate::journal) async fn run(self, pool: PgPool, configuration: String) {
+    pub(in crate::journal) async fn run(self, pool: PgPool, configuration: String, journal: String) -> Ended {
         let (mut bell, mut is_failing) = (self.0.bell.clone(), false);
         while !self.0.has_left.load(Ordering::Acquire) {
-            let done = timeout(ROUND, self.round(&pool, &configuration)).await;
-            let cause = match done {
-                Ok(Ok(())) => None,
+            let round = async {
+                match is_same(&pool, &journal).await? {
+                    true => self.round(&pool, &configuration).await.map(|()| true),
+                    false => Ok(false),
+                }
+            };
+            let cause = match timeout(ROUND, round).await {
+                Ok(Ok(true)) => None,
+                Ok(Ok(false)) => return Ended::OtherJournal,
                 Ok(Err(cause)) => Some(cause.to_string()),
                 Err(_) => Some("the journal does not answer".to_owned()),
             };
@@ -96,6 +103,7 @@ impl Leases {
             self.end_stale();
             bell.rung(if is_failing { RETRY } else { ROUND }).await;
         }
+        Ended::Left
     }
 
     async fn round(&self, pool: &PgPool, configuration: &str) -> Result<(), sqlx::Error> {
