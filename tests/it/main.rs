@@ -15,6 +15,7 @@ mod connections;
 mod consent;
 mod crash;
 mod detail;
+mod docs;
 mod erasure;
 mod faults;
 mod feed;
