@@ -32,10 +32,6 @@ async fn epoch(gateway: &Gateway) -> Value {
     all["epoch"].clone()
 }
 
-async fn status_after(gateway: &Gateway, cursor: &str) -> u16 {
-    gateway.get(&format!("/feeds/all.atom?after={cursor}")).await.status().as_u16()
-}
-
 async fn open_on(file: &Path) -> postern::app::Gateway {
     let text = format!("[server]\nlisten = \"127.0.0.1:0\"\n[journal]\nurl = \"sqlite://{}\"\n", file.display());
     let path = file.with_extension("toml");

@@ -16,6 +16,7 @@ mod consent;
 mod console;
 mod crash;
 mod detail;
+mod docs;
 mod erasure;
 mod faults;
 mod feed;
