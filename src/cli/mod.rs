@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod follow;
 mod forget;
+mod healthcheck;
 mod init;
 mod migrate;
 mod openapi;
@@ -42,6 +43,9 @@ enum Command {
     /// Runs the gateway.
     #[command(after_help = "Example: POSTERN_SERVER__LISTEN=127.0.0.1:9000 postern serve --config postern.toml")]
     Serve(serve::Arguments),
+    /// Exits 0 if the gateway of this configuration lives: for container engines.
+    #[command(after_help = "Example: postern healthcheck --config /etc/postern/postern.toml")]
+    Healthcheck(ConfigArgument),
     /// Validates the configuration, connects, maps the first rows of each source, says what would be published.
     #[command(after_help = "Example: postern check --config postern.toml && echo fine")]
     Check(ConfigArgument),
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Init(arguments) => init::run(arguments).await,
             Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Healthcheck(arguments) => healthcheck::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Audit(arguments) => audit::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
