@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::outlet::{feed, graphql, webhook};
 use crate::runtime::{hex, sha256};
-use crate::{catalogue, journal, source, web};
+use crate::{catalogue, journal, source, telemetry, web};
 
 /// Prefix of the environment's overrides: `POSTERN_SERVER__LISTEN` is `server.listen`.
 const PREFIX: &str = "POSTERN_";
@@ -18,7 +18,7 @@ const NOT_KEYS: [&str; 1] = ["POSTERN_TEST_"];
 /// Keys that end with `_file` and are paths themselves. All others are read, and the key is what stands before `_file`.
 const PATHS: [&str; 5] = ["sealing_key_file", "ca_file", "client_cert_file", "cert_file", "key_file"];
 /// What gateways on one journal need not have in common.
-const OWN_KEYS: [&str; 2] = ["server", "journal"];
+const OWN_KEYS: [&str; 3] = ["server", "journal", "telemetry"];
 /// Larger files are no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -39,6 +39,7 @@ pub struct Config {
     pub webhooks: webhook::Config,
     pub graphql: graphql::Config,
     pub auth: web::auth::Config,
+    pub telemetry: telemetry::Config,
     #[serde(rename = "client")]
     pub clients: Vec<web::auth::ClientConfig>,
     /// A short hash of what gateways that share a journal have in common.

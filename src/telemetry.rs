@@ -8,21 +8,51 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Starts logging. `RUST_LOG` chooses what is shown; the default is our own news and others' warnings.
+/// `[telemetry]` of the configuration.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub log: Format,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// Starts logging for people. `RUST_LOG` chooses what is shown; the default is our own news and others' warnings.
 /// A second call does nothing.
 pub fn start(default: &str) {
+    start_as(Format::Text, default);
+}
+
+/// The same in a format.
+pub fn start_as(format: Format, default: &str) {
     let chosen = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     // By target and level alone: what also looks at spans is asked each time that one is entered, many times a request.
     let filter: Targets = chosen.unwrap_or_else(|| default.parse().unwrap_or_default());
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false);
-    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    let _ = match format {
+        Format::Auto if is_terminal => registry.with(lines.with_ansi(true).with_target(false)).try_init(),
+        Format::Text => registry.with(lines.with_ansi(is_terminal).with_target(false)).try_init(),
+        // One object a line; its fields stand beside time, level and message.
+        Format::Auto | Format::Json => {
+            registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
+        }
+    };
 }
 
 /// What `GET /metrics` answers: made anew for each scrape from what is known anyway, so nothing is counted twice.

@@ -20,8 +20,8 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    telemetry::start("postern=info,warn");
     let config = super::load(&arguments.config)?;
+    telemetry::start_as(config.telemetry.log, "postern=info,warn");
     let options = app::Options { insecure: arguments.insecure, config: Some(arguments.config) };
     let gateway = tokio::select! {
         started = Gateway::start(config, options) => started?,
