@@ -2,11 +2,15 @@
 //!
 //! Pure: nothing here reads a clock, a database or the network.
 
+mod trace;
+
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
+
+pub use trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// Longest id, type or aggregate name. Long enough for every store we know; an index row must hold it.
 pub const NAME_BYTES_MAX: usize = 512;
@@ -212,6 +216,10 @@ impl CloudEvent<'_> {
         // An attribute's integer has 32 bits.
         attributes.extend(event.aggregate_version.map(|version| ("aggregateversion", version.to_string())));
         attributes.extend(entry.erased_at.map(|at| ("erasedat", at.to_text())));
+        if let Some(trace) = event.trace_context() {
+            attributes.push((TRACEPARENT, trace.parent().to_owned()));
+            attributes.extend(trace.state.map(|state| (TRACESTATE, state)));
+        }
         attributes
     }
 }

@@ -49,9 +49,7 @@ pub fn start_as(format: Format, default: &str) {
         Format::Auto if is_terminal => registry.with(lines.with_ansi(true).with_target(false)).try_init(),
         Format::Text => registry.with(lines.with_ansi(is_terminal).with_target(false)).try_init(),
         // One object a line; its fields stand beside time, level and message.
-        Format::Auto | Format::Json => {
-            registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
-        }
+        Format::Auto | Format::Json => registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
     };
 }
 

@@ -33,6 +33,7 @@ use tower::{Service, ServiceExt as _, service_fn};
 use tower_http::compression::Compression;
 use tracing::Instrument as _;
 
+use crate::event::{TRACEPARENT, TraceContext};
 use auth::{Asked, Auth, Client};
 use problem::{Kind, Problem};
 
@@ -245,7 +246,8 @@ impl Service<Request> for Door {
         let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
         let admitted = asked.map_or(Ok(None), |asked| front.admit(asked?, &mut request).map(Some));
         let answer = admitted.map(|client| {
-            let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+            let trace = trace_id(request.headers());
+            let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), trace.id = trace);
             (bounded(self.route.call(request)).instrument(span), client)
         });
         Box::pin(async move {
@@ -294,6 +296,12 @@ async fn compressed(response: Response, encodings: HeaderValue) -> Response {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},
     }
+}
+
+/// The trace that the caller says that the request is part of.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
+    TraceContext::new(parent, None).map(|trace| trace.trace_id().to_owned())
 }
 
 /// A route's answer, or a problem when it panics or takes too long.

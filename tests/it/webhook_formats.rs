@@ -11,7 +11,7 @@ use crate::support::webhooks::{
     caught_up, deliveries, get, numbers, ok, own_path, put, register, text_tag, verifies_publicly, wait_for_deliveries,
     wait_for_status,
 };
-use crate::support::{Gateway, event, events, json};
+use crate::support::{Engine, Gateway, event, events, json};
 
 /// A webhook that gets all events so far, and the first `count` of its calls, by event.
 async fn calls_of(gateway: &Gateway, attributes: Value, count: usize) -> (Value, Vec<Call>) {
@@ -381,4 +381,32 @@ async fn without_a_token_nothing_is_sent_and_the_fault_is_named() {
     let refused = gateway.post_json("/webhooks", &forbidden).await;
     assert_eq!(refused.status(), 422);
     assert!(json(refused).await["type"].as_str().unwrap().ends_with("forbidden-address"));
+}
+
+#[tokio::test]
+async fn a_trace_goes_on_from_the_event_to_the_call() {
+    let gateway = Gateway::start_with(Engine::Sqlite, "[[source]]\nname = \"erp\"\npush = true\n").await;
+    let receiver = Receiver::start(|call| Answer::Status(if call.attempt() == 1 { 500 } else { 204 })).await;
+    register(&gateway, json!({"url": receiver.url, "retry": ["50ms"], "format": "cloudevents"})).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let event = json!({
+        "specversion": "1.0", "id": "1", "source": "/erp", "type": "T", "data": {},
+        "traceparent": format!("00-{trace}-00f067aa0ba902b7-01"), "tracestate": "vendor=1",
+    });
+    let push = gateway.client().post(gateway.url("/sources/erp/events"));
+    let push = push.header("content-type", "application/cloudevents+json").body(event.to_string());
+    assert_eq!(push.send().await.unwrap().status(), 202);
+    let calls = receiver.wait(2).await;
+    let spans: Vec<&str> = calls.iter().map(|call| call.header("traceparent")).collect();
+    assert!(spans.iter().all(|span| span.starts_with(&format!("00-{trace}-")) && span.ends_with("-01")), "{spans:?}");
+    assert!(
+        spans[0] != spans[1] && !spans[0].contains("00f067aa0ba902b7"),
+        "each call is a step of its own: {spans:?}"
+    );
+    assert_eq!(calls[0].header("tracestate"), "vendor=1");
+    assert_eq!(calls[0].body, calls[1].body);
+    let body: Value = serde_json::from_slice(&calls[0].body).unwrap();
+    assert_eq!(body["traceparent"], event["traceparent"]);
+    let shown = gateway.get_text("/feeds/all.cloudevents").await;
+    assert!(shown.contains(trace) && shown.contains("vendor=1"), "{shown}");
 }

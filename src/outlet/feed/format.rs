@@ -8,7 +8,7 @@ use super::{atom, html, json, rss};
 use crate::event::{Entry, Micros};
 
 /// Changes with every change of the bytes that this folder makes of the same entries.
-pub const RENDERING_VERSION: u32 = 3;
+pub const RENDERING_VERSION: u32 = 4;
 
 /// What is kept of the place where pages are written: most need no more.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;

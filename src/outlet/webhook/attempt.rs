@@ -16,8 +16,9 @@ use super::definition::{Definition, Format};
 use super::oauth2;
 use super::secrets::{Auth, Secrets, is_secret_header};
 use super::signature::Signer;
-use crate::event::Cursor;
+use crate::event::{Cursor, TRACEPARENT, TRACESTATE, TraceContext};
 use crate::journal::webhooks::WebhookRow;
+use crate::runtime::random_hex;
 use crate::web::outgoing::Refused;
 
 /// The whole call with its answer's body: a receiver that needs longer should take the event and work later.
@@ -99,6 +100,8 @@ pub(super) struct Delivery {
     pub(super) body: Bytes,
     pub(super) format: Format,
     pub(super) content_type: &'static str,
+    /// The trace that the event is part of; none for a batch.
+    pub(super) trace: Option<TraceContext>,
     /// Of a batch: the positions of its events, of which `position` is the first; its id stands for the event's.
     pub(super) batch: Vec<i64>,
 }
@@ -258,7 +261,11 @@ pub(super) fn headers(
     ];
     let key = (!delivery.key.is_empty()).then(|| (HeaderName::from_static("webhook-key"), delivery.key.clone()));
     let replay = (!replay.is_empty()).then(|| (HeaderName::from_static("webhook-replay"), replay.to_owned()));
-    for (name, value) in own.into_iter().chain(signatures).chain(key).chain(replay) {
+    let trace = delivery.trace.iter().flat_map(|trace| {
+        let parent = (HeaderName::from_static(TRACEPARENT), trace.child(&random_hex(8)));
+        [Some(parent), trace.state.clone().map(|state| (HeaderName::from_static(TRACESTATE), state))]
+    });
+    for (name, value) in own.into_iter().chain(signatures).chain(key).chain(replay).chain(trace.flatten()) {
         let value =
             HeaderValue::try_from(value).expect("ids and keys are percent-encoded, the rest is checked at start");
         headers.insert(name, value);

@@ -122,7 +122,7 @@ impl Target {
         let (headers, format) = (renderer.headers(entry), renderer.format);
         let delivery = Delivery { headers, body, format, content_type: renderer.content_type(), ..self.place(entry) };
         if !format.is_batched() {
-            return delivery;
+            return Delivery { trace: entry.event.trace_context(), ..delivery };
         }
         Delivery { event_id: format!("batch-{}", entry.event.id), key: String::new(), ..delivery }
     }
