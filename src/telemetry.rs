@@ -59,6 +59,19 @@ pub struct Scrape {
     registry: Registry,
 }
 
+/// Adds what is known of this process to a scrape.
+pub fn measure(scrape: &mut Scrape) {
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    scrape.gauges("postern_build_info", "The version that runs", [(version, 1.0)]);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    let resident = resident.map(|kilobytes: f64| (vec![], kilobytes * 1024.0));
+    scrape.gauges("process_resident_memory_bytes", "Memory that is in use", resident);
+    #[expect(clippy::cast_precision_loss, reason = "a system has fewer files")]
+    let files = std::fs::read_dir("/proc/self/fd").ok().map(|files| (vec![], files.count() as f64));
+    scrape.gauges("process_open_fds", "Files and sockets that are open", files);
+}
+
 /// Label names with their values.
 type Labels = Vec<(&'static str, String)>;
 

@@ -13,13 +13,14 @@ use tracing::info;
 
 use super::Base;
 use crate::journal::Journal;
+use crate::outlet::feed::Feeds;
 use crate::outlet::webhook::Webhooks;
 use crate::runtime::Clock;
 use crate::source;
-use crate::telemetry::Scrape;
+use crate::telemetry::{self, Scrape};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
-use crate::web::{Site, docs, html, negotiate, openapi};
+use crate::web::{Site, docs, html, negotiate, openapi, traffic};
 
 /// What anybody may see.
 pub(super) fn open(base: &Base) -> Router {
@@ -75,6 +76,7 @@ async fn reload(
 #[derive(Clone)]
 pub(super) struct Metrics {
     pub(super) journal: Journal,
+    pub(super) feeds: Feeds,
     pub(super) sources: Arc<Vec<source::Running>>,
     pub(super) webhooks: Webhooks,
     pub(super) clock: Clock,
@@ -91,7 +93,7 @@ pub(super) async fn metrics_for_admins(
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(metrics): State<Metrics>) -> Result<impl IntoResponse, Problem> {
-    let Metrics { journal, sources, webhooks, clock } = metrics;
+    let Metrics { journal, feeds, sources, webhooks, clock } = metrics;
     let (mut scrape, head) = (Scrape::default(), journal.head().await?);
     scrape.gauges(
         "postern_journal_position",
@@ -102,6 +104,9 @@ pub(super) async fn metrics(State(metrics): State<Metrics>) -> Result<impl IntoR
     scrape.gauges("postern_leases", "Leases that this gateway holds", held);
     let members = journal.members().len().max(1) as f64;
     scrape.gauges("postern_gateways", "Gateways that serve this journal", [(vec![], members)]);
+    telemetry::measure(&mut scrape);
+    traffic::measure(&mut scrape);
+    feeds.measure(&mut scrape);
     source::measure(&mut scrape, &journal, &sources, clock).await?;
     webhooks.measure(&mut scrape).await?;
     Ok(scrape.into_response())

@@ -74,8 +74,13 @@ impl Rooms {
             topic: topics(&feeds),
         };
         let webhooks = Webhooks::open(&config.webhooks, journal.clone(), site, surroundings).await?;
-        let metrics =
-            Metrics { journal: journal.clone(), sources: Arc::clone(&sources), webhooks: webhooks.clone(), clock };
+        let metrics = Metrics {
+            journal: journal.clone(),
+            feeds: feeds.clone(),
+            sources: Arc::clone(&sources),
+            webhooks: webhooks.clone(),
+            clock,
+        };
         let open = pages::open(base).merge(webhook::open_router(webhooks.clone()));
         let guarded = Router::new()
             .route("/metrics", get(pages::metrics_for_admins).with_state(metrics.clone()))

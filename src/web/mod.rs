@@ -9,6 +9,7 @@ pub mod outgoing;
 pub mod paging;
 pub mod problem;
 pub mod server;
+pub mod traffic;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -243,6 +244,7 @@ impl Service<Request> for Door {
         let is_private = asked.is_some() && !front.auth.is_open();
         let id = front.request_id(&request);
         let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
+        let pending = traffic::Pending::of(uri.path());
         let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
         let admitted = asked.map_or(Ok(None), |asked| front.admit(asked?, &mut request).map(Some));
         let answer = admitted.map(|client| {
@@ -263,6 +265,7 @@ impl Service<Request> for Door {
                 Box::pin(front.explain(&mut response, uri.path(), is_head)).await;
             }
             Front::finish(&mut response, id);
+            pending.answered(response.status());
             if is_private {
                 keep_private(response.headers_mut());
             }

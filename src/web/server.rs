@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 
 use super::Peer;
 use super::problem::{Kind, Problem};
+use super::traffic::Connected;
 use body::Timed;
 use watch::{Activity, Watched};
 
@@ -98,6 +99,7 @@ pub async fn serve(
                 Ok((stream, address)) => {
                     let (serving, tls) = (Arc::clone(&serving), tls.clone());
                     connections.spawn(async move {
+                        let _connected = Connected::new();
                         connection(&serving, tls, stream, Peer(address.ip().to_canonical())).await;
                         drop(place);
                     });

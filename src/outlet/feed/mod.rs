@@ -35,6 +35,7 @@ use tracing::warn;
 use crate::filter::{Filter, OWN_SOURCE, Selection};
 use crate::journal::Journal;
 use crate::runtime::{Bell, Tasks, parse_duration};
+use crate::telemetry::Scrape;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{Site, negotiate};
@@ -231,6 +232,11 @@ impl Feeds {
                 }
             }
         });
+    }
+
+    /// Adds the page cache to a scrape.
+    pub fn measure(&self, scrape: &mut Scrape) {
+        self.inner.pages.measure(scrape);
     }
 
     async fn seal(&self, state: &ViewState) -> Result<(), crate::journal::Error> {

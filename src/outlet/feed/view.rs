@@ -1,6 +1,7 @@
 //! Views: a feed as clients of equal visibility see it, with an epoch and pages of its own.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -12,6 +13,7 @@ use crate::event::Micros;
 use crate::filter::Selection;
 use crate::journal::{Border, Columns, Error, Head, Journal, Order, Past, Range, View};
 use crate::runtime::{hex, sha256};
+use crate::telemetry::Scrape;
 
 /// Visibilities of different clients make views of their own; of more than this one is forgotten, and looked up again
 /// when it is asked for. Their borders are rows and stay.
@@ -264,6 +266,8 @@ impl Views {
 #[derive(Default)]
 pub struct PageCache {
     pages: Mutex<Pages>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 type PageKey = (i64, Format);
@@ -289,8 +293,20 @@ impl PageCache {
 
     /// `past` is what is known now.
     pub fn get(&self, epoch: &str, n: i64, format: Format, past: Past) -> Option<Arc<Reply>> {
-        let pages = self.pages(past)?;
-        pages.by_epoch.get(epoch)?.get(&(n, format)).cloned()
+        let found = self.pages(past).and_then(|pages| pages.by_epoch.get(epoch)?.get(&(n, format)).cloned());
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Adds how it does to a scrape.
+    #[expect(clippy::cast_precision_loss, reason = "it is bounded far below 2⁵³ bytes")]
+    pub fn measure(&self, scrape: &mut Scrape) {
+        let bytes = self.pages.lock().expect("no holder of this lock panics").bytes as f64;
+        scrape.gauges("postern_page_cache_bytes", "Sealed pages that are kept rendered", [(vec![], bytes)]);
+        let of = |result: &str, count: &AtomicU64| (vec![("result", result.to_owned())], count.load(Ordering::Relaxed));
+        let counts = [of("hit", &self.hits), of("miss", &self.misses)];
+        scrape.counters("postern_page_cache_requests", "Sealed pages that were looked for there", counts);
     }
 
     /// `past` was known before the page's entries were read.
