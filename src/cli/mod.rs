@@ -5,6 +5,7 @@ mod backup;
 mod catalogue;
 mod check;
 mod demo;
+mod doctor;
 mod follow;
 mod forget;
 mod healthcheck;
@@ -61,6 +62,9 @@ enum Command {
     /// Erases one event: its data goes, its place stays and says so.
     #[command(after_help = "Example: postern forget 0197b5f0-6d3c-7a51-9d1c-2f7d6c1f0a11")]
     Forget(forget::Arguments),
+    /// Tells what looks wrong, and what somebody needs to know who is asked for help; no secrets. Exit 1 with findings.
+    #[command(after_help = "Example: postern doctor --json > report.json")]
+    Doctor(doctor::Arguments),
     /// Copies a SQLite journal while it is served.
     #[command(after_help = "Example: postern backup /backups/postern-2026-11-28.db")]
     Backup(backup::Arguments),
@@ -109,6 +113,7 @@ pub fn main() -> ExitCode {
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Follow(arguments) => follow::run(arguments).await,
             Command::Forget(arguments) => forget::run(arguments).await,
+            Command::Doctor(arguments) => doctor::run(arguments).await,
             Command::Backup(arguments) => backup::run(arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Catalogue(command) => catalogue::run(command).await,

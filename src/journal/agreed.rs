@@ -1,7 +1,7 @@
 //! What all gateways on one journal must agree on, as links and ids are made of it: kept with the journal, and a difference is
 //! refused.
 
-use super::db::{select, with_pool};
+use super::db::{Db, select, with_pool};
 use super::{Error, Journal};
 
 /// Something that is agreed on.
@@ -57,6 +57,18 @@ impl Journal {
                    on conflict (name) do update set value = excluded.value";
         with_pool!(self.db(), pool => sqlx::query(sql).bind(what.name()).bind(value).execute(pool).await?.rows_affected());
         Ok(())
+    }
+
+    /// The journal database's clock, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn now(&self) -> Result<i64, Error> {
+        let sql = match self.db() {
+            Db::Sqlite(_) => "select cast(unixepoch('subsec') * 1000000 as integer)",
+            Db::Postgres(_) => "select (extract(epoch from clock_timestamp()) * 1000000)::bigint",
+        };
+        Ok(select!(self.db(), query_scalar.fetch_one, sql))
     }
 
     /// The last change of the schema that was made.

@@ -17,6 +17,7 @@ mod console;
 mod crash;
 mod detail;
 mod docs;
+mod doctor;
 mod erasure;
 mod faults;
 mod feed;
