@@ -5,6 +5,8 @@
     reason = "tests are the outside world: own clients, own clocks, loud failures"
 )]
 
+#[path = "../../fuzz/doors.rs"]
+mod doors;
 mod support;
 
 mod access;
@@ -29,6 +31,7 @@ mod gateways;
 mod graphql;
 mod graphql_clients;
 mod graphql_directory;
+mod hostile_input;
 mod hostile_receivers;
 mod incarnations;
 mod journal;
