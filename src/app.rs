@@ -1,5 +1,6 @@
 //! The only file that knows every room, with its folder: opens, wires, mounts, starts, renews and stops them.
 
+mod collector;
 mod pages;
 mod rooms;
 
@@ -77,6 +78,7 @@ impl Gateway {
     /// What the operator must mend: a configuration, an address in use, a journal that is served already.
     pub async fn start(config: Config, options: Options) -> anyhow::Result<Self> {
         rooms::check(&config).map_err(anyhow::Error::msg)?;
+        collector::start().map_err(anyhow::Error::msg)?;
         let auth = Auth::new(&config.auth, &config.clients).map_err(anyhow::Error::msg)?;
         let listener = bind(config.server.listen, auth.is_open() && !options.insecure).await?;
         let address = listener.local_addr()?;

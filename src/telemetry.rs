@@ -1,5 +1,7 @@
 //! Logs: one line an event on standard error, fields that can be searched for. Metrics: what a scrape shows.
 
+pub mod traces;
+
 use std::sync::atomic::AtomicU64;
 
 use axum::http::{HeaderName, header};

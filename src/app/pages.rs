@@ -23,10 +23,11 @@ use crate::web::problem::{Kind, Problem};
 use crate::web::{Site, docs, html, negotiate, openapi, traffic};
 
 /// What anybody may see.
-pub(super) fn open(base: &Base) -> Router {
+pub(super) fn open(base: &Base, sources: &Arc<Vec<source::Running>>) -> Router {
     let (document, docs) = (openapi::document(&base.site.public_url), docs::page(&base.site.public_url));
     let site = base.site.clone();
-    let health = Health { journal: base.journal.clone(), leaving: base.leaving.clone() };
+    let (journal, leaving, clock) = (base.journal.clone(), base.leaving.clone(), base.clock);
+    let health = Health { journal, leaving, clock, sources: Arc::clone(sources) };
     Router::new()
         .route("/", get(move |headers: HeaderMap| async move { index(&site, &headers) }))
         .route("/style.css", get(html::style))
@@ -49,16 +50,27 @@ pub(super) fn guarded(base: &Arc<Base>) -> Router {
 struct Health {
     journal: Journal,
     leaving: CancellationToken,
+    clock: Clock,
+    sources: Arc<Vec<source::Running>>,
 }
 
-/// `GET /readyz`
+/// `GET /readyz`. Sources that can't be read are told, and are no reason to send requests elsewhere: what is journaled can
+/// be read, and the other gateways read the same sources.
 async fn ready(State(health): State<Health>) -> Result<Response, Problem> {
     if health.leaving.is_cancelled() {
         return Err(Problem::new(Kind::Unavailable, "this gateway stops"));
     }
     let head = health.journal.head().await?;
     let id = health.journal.id();
-    Ok(Json(json!({ "status": "ready", "journal": { "id": id, "position": head.position } })).into_response())
+    let states: Vec<_> = health.sources.iter().map(source::Running::state).collect();
+    let (now, unhealthy) = (health.clock.now_micros(), states.iter().filter(|state| !state.healthy).count());
+    let lag = states.iter().filter_map(|state| state.lag_seconds(now)).reduce(f64::max);
+    Ok(Json(json!({
+        "status": "ready",
+        "journal": { "id": id, "position": head.position },
+        "sources": { "count": states.len(), "unhealthy": unhealthy, "lagSeconds": lag },
+    }))
+    .into_response())
 }
 
 /// `PUT /config`: the configuration file is read again, as at SIGHUP. What is wrong with it is told.

@@ -81,7 +81,7 @@ impl Rooms {
             webhooks: webhooks.clone(),
             clock,
         };
-        let open = pages::open(base).merge(webhook::open_router(webhooks.clone()));
+        let open = pages::open(base, &sources).merge(webhook::open_router(webhooks.clone()));
         let guarded = Router::new()
             .route("/metrics", get(pages::metrics_for_admins).with_state(metrics.clone()))
             .merge(pages::guarded(base))

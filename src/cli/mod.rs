@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Error};
+use crate::telemetry::traces;
 
 /// A legacy-integration gateway: domain events from the event stores you have, out as an Atom feed, through GraphQL and
 /// as signed webhooks.
@@ -122,6 +123,7 @@ pub fn main() -> ExitCode {
             Command::Token(arguments) => token::run(&arguments),
         }
     });
+    traces::stop();
     // A look-up or a file that hangs must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     match result {

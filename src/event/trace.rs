@@ -40,6 +40,11 @@ impl TraceContext {
         &self.parent
     }
 
+    /// Both headers.
+    pub fn both(&self) -> (&str, Option<&str>) {
+        (&self.parent, self.state.as_deref())
+    }
+
     /// 32 hex digits.
     pub fn trace_id(&self) -> &str {
         &self.parent[3..35]

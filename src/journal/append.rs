@@ -11,6 +11,7 @@ use super::writer::{HeadRow, Write};
 use super::{Error, Journal, inbox, sources, types};
 use crate::catalogue::Catalogue;
 use crate::event::{Event, Micros};
+use crate::telemetry::traces::{self, SpanKind, Step};
 
 /// A batch of one source: what it read, and how far it has read.
 #[derive(Clone, Debug, Default)]
@@ -84,8 +85,26 @@ impl Journal {
     /// # Errors
     /// The database; nothing was written then.
     pub async fn append(&self, append: Append) -> Result<Appended, Error> {
-        self.inner.writer.write(Write::Append(append)).await
+        let mut steps = if traces::are_on() { steps(&append) } else { Vec::new() };
+        let appended = self.inner.writer.write(Write::Append(append)).await;
+        if appended.is_err() {
+            steps.iter_mut().for_each(|step| step.fail("journal"));
+        }
+        appended
     }
+}
+
+/// Of the traces that events are part of.
+fn steps(append: &Append) -> Vec<Step> {
+    let step = |event: &Event| {
+        let trace = event.trace_context()?;
+        let mut step = Step::start(SpanKind::Consumer, || format!("journal {}", event.r#type), Some(trace.both()));
+        step.note("cloudevents.event_id", event.id.clone());
+        step.note("cloudevents.event_source", event.source.clone());
+        step.note("cloudevents.event_type", event.r#type.clone());
+        Some(step)
+    };
+    append.arrivals.iter().filter_map(|arrival| step(&arrival.event)).collect()
 }
 
 /// A new event with its position.

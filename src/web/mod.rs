@@ -34,7 +34,8 @@ use tower::{Service, ServiceExt as _, service_fn};
 use tower_http::compression::Compression;
 use tracing::Instrument as _;
 
-use crate::event::{TRACEPARENT, TraceContext};
+use crate::event::{TRACEPARENT, TRACESTATE, TraceContext};
+use crate::telemetry::traces::{self, SpanKind, Step};
 use auth::{Asked, Auth, Client};
 use problem::{Kind, Problem};
 
@@ -246,9 +247,13 @@ impl Service<Request> for Door {
         let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
         let pending = traffic::Pending::of(uri.path());
         let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
+        let trace = trace_context(request.headers());
+        // Whoever asks how it is asks often, and is part of no trace.
+        let is_of_interest = self.is_guarded && pending.area != "metrics";
+        let mut step = if is_of_interest { step(&request, pending.area, trace.as_ref()) } else { Step::none() };
         let admitted = asked.map_or(Ok(None), |asked| front.admit(asked?, &mut request).map(Some));
         let answer = admitted.map(|client| {
-            let trace = trace_id(request.headers());
+            let trace = trace.as_ref().map(TraceContext::trace_id);
             let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), trace.id = trace);
             (bounded(self.route.call(request)).instrument(span), client)
         });
@@ -266,6 +271,10 @@ impl Service<Request> for Door {
             }
             Front::finish(&mut response, id);
             pending.answered(response.status());
+            step.note("http.response.status_code", i64::from(response.status().as_u16()));
+            if response.status().is_server_error() {
+                step.fail("5xx");
+            }
             if is_private {
                 keep_private(response.headers_mut());
             }
@@ -302,9 +311,20 @@ async fn compressed(response: Response, encodings: HeaderValue) -> Response {
 }
 
 /// The trace that the caller says that the request is part of.
-fn trace_id(headers: &HeaderMap) -> Option<String> {
+fn trace_context(headers: &HeaderMap) -> Option<TraceContext> {
     let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
-    TraceContext::new(parent, None).map(|trace| trace.trace_id().to_owned())
+    TraceContext::new(parent, headers.get(TRACESTATE).and_then(|state| state.to_str().ok()))
+}
+
+/// The request as a step of it. Names are few: what is asked for stands in an attribute.
+fn step(request: &Request, area: &str, trace: Option<&TraceContext>) -> Step {
+    let name = || format!("{} {area}", request.method());
+    let mut step = Step::start(SpanKind::Server, name, trace.map(TraceContext::both));
+    if traces::are_on() {
+        step.note("http.request.method", request.method().to_string());
+        step.note("url.path", request.uri().path().to_owned());
+    }
+    step
 }
 
 /// A route's answer, or a problem when it panics or takes too long.

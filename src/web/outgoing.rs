@@ -18,6 +18,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Idle connections kept for one receiver: as many as one webhook may use.
 const IDLE_PER_HOST_MAX: usize = 64;
 
+/// What is allowed where nobody but the operator names the address: it may be an inner one, and there http: will do.
+pub const OWN_NETWORKS: [&str; 7] =
+    ["127.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7"];
+
 /// What is not the public internet: the IANA registries of special-purpose addresses, multicast, and in IPv6 all but
 /// 2000::/3 without its protocol assignments (Teredo), documentation and 6to4.
 static FORBIDDEN: LazyLock<Vec<IpNet>> = LazyLock::new(|| {

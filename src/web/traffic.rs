@@ -22,26 +22,29 @@ static TRAFFIC: [Area; AREAS.len()] =
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// A request that is not answered yet.
-pub(super) struct Pending(&'static Area);
+pub(super) struct Pending {
+    pub(super) area: &'static str,
+    counts: &'static Area,
+}
 
 impl Pending {
     pub(super) fn of(path: &str) -> Self {
         let first = path.trim_start_matches('/').split(['/', '.']).next().unwrap_or_default();
         let place = AREAS.iter().position(|area| *area == first).unwrap_or(AREAS.len() - 1);
-        let area = &TRAFFIC[place];
-        area.pending.fetch_add(1, Ordering::Relaxed);
-        Self(area)
+        let counts = &TRAFFIC[place];
+        counts.pending.fetch_add(1, Ordering::Relaxed);
+        Self { area: AREAS[place], counts }
     }
 
     pub(super) fn answered(self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        self.0.answered[class].fetch_add(1, Ordering::Relaxed);
+        self.counts.answered[class].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.counts.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

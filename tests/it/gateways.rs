@@ -4,18 +4,17 @@
 //! `scripts/crash` kills for longer: `POSTERN_CRASH_ROUNDS`.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::receiver::Receiver;
+use crate::support::serve::{Serve, free_port};
 use crate::support::webhooks::ok;
 use crate::support::{Database, Engine, provider};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_postern");
 const WEBHOOKS: usize = 20;
 const KEYS: i64 = 17;
 /// How soon the other gateway must have taken over what a killed one did.
@@ -27,31 +26,6 @@ struct Topology {
     _journal: Database,
     shop: Database,
     client: reqwest::Client,
-}
-
-/// A gateway as users run it; killed when it is dropped.
-struct Serve {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Serve {
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn terminate(&mut self) -> std::process::ExitStatus {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        self.child.wait().unwrap()
-    }
 }
 
 impl Topology {
@@ -78,20 +52,13 @@ impl Topology {
 
     /// One more gateway, once it is ready.
     async fn serve(&self) -> Serve {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        self.serve_on(port, &self.dir.path().join("postern.toml")).await
+        self.serve_on(free_port(), &self.dir.path().join("postern.toml")).await
     }
 
-    async fn serve_on(&self, port: u16, config: &PathBuf) -> Serve {
+    async fn serve_on(&self, port: u16, config: &Path) -> Serve {
         let log = std::fs::File::create(self.dir.path().join(format!("{port}.log"))).unwrap();
-        let mut command = Command::new(BINARY);
-        command.env("POSTERN_SERVER__LISTEN", format!("127.0.0.1:{port}")).args(["serve", "--config"]).arg(config);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let serve = Serve { child: command.spawn().unwrap(), url: format!("http://127.0.0.1:{port}") };
-        self.until("a gateway that is ready", async || {
-            self.client.get(format!("{}/readyz", serve.url)).send().await.is_ok_and(|answer| answer.status() == 200)
-        })
-        .await;
+        let serve = Serve::spawn(port, config, log, &[]);
+        self.until("a gateway that is ready", async || serve.is_ready(&self.client).await).await;
         serve
     }
 
@@ -231,7 +198,7 @@ async fn work_is_shared_and_a_clean_stop_hands_it_over_at_once() {
     let resume = topology.client.put(format!("{}/webhooks/{webhook}", first.url)).header("command", "Resume");
     assert!(resume.send().await.unwrap().status().is_success());
     receiver.wait(8).await;
-    assert!(first.terminate().success());
+    assert!(first.terminate().await.success());
     topology.insert(9..=12).await;
     let handed_over = topology.until("the other to go on", async || receiver.calls().len() >= 12).await;
     assert!(handed_over < Duration::from_secs(4), "it waited {handed_over:?} as if for a dead one");

@@ -44,6 +44,7 @@ mod receiving;
 mod retention;
 mod sources;
 mod tail;
+mod traces;
 mod webhook_batches;
 mod webhook_commands;
 mod webhook_edges;

@@ -19,6 +19,7 @@ use super::signature::Signer;
 use crate::event::{Cursor, TRACEPARENT, TRACESTATE, TraceContext};
 use crate::journal::webhooks::WebhookRow;
 use crate::runtime::random_hex;
+use crate::telemetry::traces::{self, SpanKind, Step};
 use crate::web::outgoing::Refused;
 
 /// The whole call with its answer's body: a receiver that needs longer should take the event and work later.
@@ -159,13 +160,38 @@ pub(super) async fn post(
 ) -> Result<Outcome, Outcome> {
     let started_at = shared.clock.now_micros();
     let mut headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
+    let mut step = step(receiver, delivery, attempt);
+    if let Some(parent) = step.traceparent().and_then(|parent| HeaderValue::try_from(parent).ok()) {
+        headers.insert(HeaderName::from_static(TRACEPARENT), parent);
+    }
     oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await?;
     // Not by the builder, which would copy each header into its own.
     let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
     *request.headers_mut() = headers;
     *request.body_mut() = Some(delivery.body.clone().into());
     let (outcome, _) = send(shared, request).await;
+    if let Some(status) = outcome.status {
+        step.note("http.response.status_code", i64::from(status));
+    }
+    if let Some(class) = outcome.error {
+        step.fail(class);
+    }
     Ok(Outcome { started_at, ..outcome })
+}
+
+/// The call as a step of the event's trace, in the words of OpenTelemetry's conventions.
+fn step(receiver: &Receiver, delivery: &Delivery, attempt: i64) -> Step {
+    let parent = delivery.trace.as_ref().map(TraceContext::both);
+    let mut step = Step::start(SpanKind::Client, || "POST webhook".to_owned(), parent);
+    if traces::are_on() {
+        step.note("http.request.method", "POST");
+        step.note("server.address", receiver.url.host_str().unwrap_or_default().to_owned());
+        step.note("http.request.resend_count", attempt - 1);
+        step.note("cloudevents.event_id", delivery.event_id.clone());
+        step.note("cloudevents.event_type", delivery.r#type.clone());
+        step.note("postern.position", delivery.position);
+    }
+    step
 }
 
 /// Sends a request. Every fault is an outcome; beside it the headers of the answer.

@@ -17,7 +17,7 @@ use url::Url;
 use super::Scope;
 use crate::filter::Filter;
 use crate::runtime::Clock;
-use crate::web::outgoing::{Outgoing, Refused};
+use crate::web::outgoing::{OWN_NETWORKS, Outgoing, Refused};
 
 /// A key that is not known yet may be a new one, but whoever makes tokens up must not make us call the issuer all the time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -28,9 +28,6 @@ const KEYS_BYTES_MAX: usize = 256 * 1024;
 const KEYS_MAX: usize = 100;
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 const NAME_BYTES_MAX: usize = 255;
-/// Nobody but the operator names the issuer's address, so it may be an inner one, and there http: will do.
-const OWN_NETWORKS: [&str; 7] =
-    ["127.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7"];
 /// Between the issuer's clock and ours.
 const LEEWAY_SECONDS: u64 = 60;
 /// Streams of a token end with it, at the latest after so long.

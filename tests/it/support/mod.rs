@@ -6,6 +6,7 @@ pub mod issuer;
 pub mod node;
 pub mod reader;
 pub mod receiver;
+pub mod serve;
 pub mod webhooks;
 
 use std::time::{Duration, Instant};
