@@ -2,17 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
+use tokio::sync::watch;
 
 use super::Error;
 use super::listen::CHANNEL;
 
 /// A connection that was used within this time is taken to be alive.
 const PING_AFTER: Duration = Duration::from_secs(1);
+/// One that is silent for so long is given up: what is gone without a word would keep its place for a quarter of an hour.
+const PING_MAX: Duration = Duration::from_secs(3);
+/// What was asked before the server fell silent is given up so long after it is back.
+const ANSWER_AFTER_SILENCE: Duration = Duration::from_secs(15);
 /// Readers. Each holds a page of rows at most.
 const READERS_MAX: u32 = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,12 +77,39 @@ macro_rules! select {
         $crate::journal::db::with_pool!($db, pool => {
             let query = sqlx::$kind($text)$(.bind($bind))*;
             $(let query = $more.iter().fold(query, |query, text: &String| query.bind(text.as_str()));)?
-            query.$fetch(pool).await?
+            $crate::journal::db::answered(query.$fetch(pool)).await?
         })
     };
 }
 
 pub(super) use {execute, select, with_conn, with_pool};
+
+/// Rung when a server that had fallen silent answers again.
+static BACK: LazyLock<watch::Sender<()>> = LazyLock::new(watch::Sender::default);
+
+/// A server that had fallen silent answers again.
+pub(super) fn is_back() {
+    BACK.send_replace(());
+}
+
+/// What a server answers. There is no limit to how long that may take; but what was asked before it fell silent may never
+/// be answered, and must not keep its connection from the others.
+pub(super) async fn answered<T, E: From<sqlx::Error>>(answer: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let mut back = BACK.subscribe();
+    let given_up = async {
+        let _ = back.changed().await;
+        tokio::time::sleep(ANSWER_AFTER_SILENCE).await;
+    };
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = given_up => Err(silent().into()),
+    }
+}
+
+pub(super) fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the journal's database does not answer"))
+}
 
 /// The head row, locked until the transaction ends, and the database's clock in microseconds.
 pub(super) const LOCK_HEAD_SQLITE: &str = "select position, recorded_at, feed_time, oldest, erasures, \
@@ -86,23 +119,31 @@ pub(super) const LOCK_HEAD_POSTGRES: &str = "select position, recorded_at, feed_
 /// PostgreSQL's clock in microseconds.
 pub(super) const NOW_POSTGRES: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
-/// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later.
+/// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later. A gateway
+/// whose machine is gone without a word keeps the head's lock for no longer than its leases.
+const SESSION: &str = "set plan_cache_mode = force_custom_plan; set idle_in_transaction_session_timeout = '5s'; \
+     set tcp_user_timeout = '10s'; set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3";
+
 fn postgres_pool(connections_max: u32) -> PgPoolOptions {
     let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
     // A round trip for each read would be much of its cost.
     let pool = pool.test_before_acquire(false).before_acquire(|connection, known| {
         Box::pin(async move {
             if known.idle_for > PING_AFTER {
-                connection.ping().await?;
+                alive(connection).await?;
             }
             Ok(true)
         })
     });
+    // Whoever gave up waiting for an answer left a connection that may never give one.
+    let pool = pool.after_release(|connection, _| Box::pin(async move { alive(connection).await.map(|()| true) }));
     pool.after_connect(|connection, _| {
-        Box::pin(async move {
-            sqlx::raw_sql("set plan_cache_mode = force_custom_plan").execute(connection).await.map(|_| ())
-        })
+        Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
     })
+}
+
+async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    tokio::time::timeout(PING_MAX, connection.ping()).await.map_err(|_| silent())?
 }
 
 /// A connection of its own to the same database, for what a crowd must not keep waiting.
@@ -156,6 +197,8 @@ impl Db {
         sqlx::query("select pg_advisory_xact_lock(hashtext('postern schema'), hashtext(current_schema()::text))")
             .execute(&mut *turn)
             .await?;
+        // It waits for the others, however long they take.
+        sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *turn).await?;
         migrator.set_locking(false);
         migrator.run(pool).await?;
         Ok(turn.commit().await?)

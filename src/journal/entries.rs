@@ -7,8 +7,8 @@ use futures_util::TryStreamExt as _;
 use sqlx::AssertSqlSafe;
 
 use super::batch::numbered;
-use super::columns::{Columns, entry};
-use super::db::{Db, select, with_pool};
+use super::columns::{Columns, FromRow as _};
+use super::db::{Db, answered, select, with_pool};
 use super::sources::IDS_MAX;
 use super::{Error, Head, Journal};
 use crate::event::{Entry, Micros, is_uuid};
@@ -70,7 +70,7 @@ macro_rules! fill {
         let query = texts.iter().fold(query, |query, text| query.bind(text.as_str()));
         let (mut rows, mut bytes) = (query.fetch($executor), 0);
         while let Some(row) = rows.try_next().await? {
-            let entry = entry(&row, $columns)?;
+            let entry = row.entry($columns)?;
             bytes += entry.event.payload_bytes();
             $entries.push(entry);
             if bytes > READ_BYTES_MAX {
@@ -142,7 +142,7 @@ impl Journal {
         let sql = format!(
             "select {} from entries e where e.position > $1 and e.position <= $2{} order by e.position {direction} \
              limit $3 + 0",
-            columns.sql(),
+            columns.sql(self.db()),
             condition.text
         );
         // One more than asked for tells whether there are more.
@@ -154,7 +154,9 @@ impl Journal {
                 Db::Sqlite(pool) => fill!(pool, sql, binds, columns, entries),
                 Db::Postgres(pool) => {
                     let mut connection = self.inner.warm.take(pool).await?;
-                    let bytes = fill!(&mut *connection, sql, binds, columns, entries);
+                    let bytes =
+                        answered(async { Ok::<_, Error>(fill!(&mut *connection, sql, binds, columns, entries)) });
+                    let bytes = bytes.await?;
                     self.inner.warm.give(pool, connection);
                     bytes
                 }
@@ -217,7 +219,7 @@ impl Journal {
         let condition = Condition::of(selection, ids.len() + 1);
         let sql = format!(
             "select {} from inbox i join entries e on e.position = i.position where i.event_id in ({}){}",
-            columns.sql(),
+            columns.sql(self.db()),
             binds,
             condition.text
         );
@@ -229,7 +231,7 @@ impl Journal {
             let query = binds.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, text| query.bind(text.as_str()));
             let mut rows = query.fetch(pool);
             while let Some(row) = rows.try_next().await? {
-                let entry = entry(&row, columns)?;
+                let entry = row.entry(columns)?;
                 bytes += entry.event.payload_bytes();
                 if bytes > READ_BYTES_MAX && ids.len() > 1 {
                     return Err(Error::TooMuch);

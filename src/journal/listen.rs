@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::broadcast;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -15,6 +16,8 @@ use super::Journal;
 pub(super) const CHANNEL: &str = "postern";
 /// The head is read so often although nobody rings.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the database may take to answer.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Changed webhooks that may wait to be looked at; whoever is slower looks at all.
 pub(super) const CHANGES_MAX: usize = 1_024;
 
@@ -47,9 +50,11 @@ impl Journal {
     /// Rings this process's bells for what others do.
     pub(super) async fn listen(self, pool: PgPool, stop: CancellationToken) {
         let mut listener: Option<PgListener> = None;
+        let mut connected_at = Instant::now();
         while !stop.is_cancelled() {
             if listener.is_none() {
-                listener = connect(&pool).await.ok();
+                listener = timeout(SILENCE_MAX, connect(&pool)).await.ok().and_then(Result::ok);
+                connected_at = Instant::now();
             }
             let heard = async {
                 match &mut listener {
@@ -59,9 +64,10 @@ impl Journal {
             };
             let heard = tokio::select! {
                 () = stop.cancelled() => return,
-                heard = tokio::time::timeout(LOOK_EVERY, heard) => heard,
+                heard = timeout(LOOK_EVERY, heard) => heard,
             };
-            let mut has_grown = heard.is_err();
+            let nobody_spoke = heard.is_err();
+            let mut has_grown = nobody_spoke;
             match heard {
                 Ok(Some(notification)) => has_grown |= self.hear(notification.payload()),
                 // The connection was lost: it is made again, and what was said meanwhile is looked for.
@@ -71,8 +77,10 @@ impl Journal {
             while let Some(notification) = listener.as_mut().and_then(PgListener::next_buffered) {
                 has_grown |= self.hear(notification.payload());
             }
-            if has_grown {
-                self.look().await;
+            let has_moved = has_grown && timeout(SILENCE_MAX, self.look()).await.unwrap_or_default();
+            // A connection that is dead without a word says nothing for ever.
+            if has_moved && nobody_spoke && connected_at.elapsed() > SILENCE_MAX {
+                listener = None;
             }
         }
     }
@@ -91,13 +99,19 @@ impl Journal {
         false
     }
 
-    /// Rings if the head has moved.
-    async fn look(&self) {
+    /// Rings if the head has moved, and tells whether it has.
+    async fn look(&self) -> bool {
         let (position, past) = (self.known_position(), self.known_past());
         match self.head().await {
-            Ok(head) if (head.position, head.past()) != (position, past) => self.inner.bell.ring(),
-            Ok(_) => {}
-            Err(cause) => debug!(%cause, "can't look whether the journal has grown"),
+            Ok(head) if (head.position, head.past()) != (position, past) => {
+                self.inner.bell.ring();
+                true
+            }
+            Ok(_) => false,
+            Err(cause) => {
+                debug!(%cause, "can't look whether the journal has grown");
+                false
+            }
         }
     }
 }

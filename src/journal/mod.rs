@@ -158,7 +158,8 @@ impl Error {
                 // PostgreSQL: connection, rollback, resources, operator, system. SQLite, whose lowest byte tells: busy,
                 // locked, io, full.
                 match code.len() {
-                    5 => ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)),
+                    // 25P03: it was silent for too long in the middle of a transaction.
+                    5 => ["08", "25P03", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)),
                     _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13)),
                 }
             }),

@@ -1,10 +1,13 @@
 //! The one writer of a process: what waits is grouped into one transaction, because the disk's flush is the
 //! scarce thing. Appending locks the head row first, so positions are dense and in commit order.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::append::{Append, Appended, apply_append};
-use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute};
+use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute, silent};
 use super::leases::{self, Lease};
 use super::{Error, Known, Past, checkpoint, deliveries, erasure, pages, replays, retention, webhooks};
 use crate::event::Micros;
@@ -14,6 +17,8 @@ use crate::runtime::{Bell, Tasks};
 const JOBS_MAX: usize = 256;
 /// Jobs in one transaction: bounds how long a reader of the SQLite file may wait for its checkpoint.
 const GROUP_MAX: usize = 64;
+/// How long a server may take for them. What became of them is unknown then; they are repeatable.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// An event dated later than this after its recording counts as recorded + 5 min for feed time.
 const FUTURE_MAX_MICROS: i64 = 5 * 60 * 1_000_000;
 
@@ -122,7 +127,7 @@ impl Writer {
 type Outcome = (Vec<Appended>, Option<HeadRow>);
 
 impl Desk {
-    async fn run(self, mut waiting: mpsc::Receiver<Job>) {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP_MAX);
         while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
             // Whoever gave up waiting was told that nothing happened.
@@ -157,7 +162,23 @@ impl Desk {
         }
     }
 
-    async fn transaction(&self, writes: &[&Write]) -> Result<Outcome, Error> {
+    async fn transaction(&mut self, writes: &[&Write]) -> Result<Outcome, Error> {
+        // What a file does not answer is no matter of waiting.
+        if matches!(self.db, Db::Sqlite(_)) {
+            return self.commit(writes).await;
+        }
+        let outcome = match timeout(SILENCE_MAX, self.commit(writes)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(silent().into()),
+        };
+        // A connection that went silent while the pool looked at it keeps the pool's one place.
+        if let Err(Error::Database(sqlx::Error::PoolTimedOut | sqlx::Error::Io(_))) = &outcome {
+            self.db = self.db.for_writer();
+        }
+        outcome
+    }
+
+    async fn commit(&self, writes: &[&Write]) -> Result<Outcome, Error> {
         let mut conn = self.db.begin().await?;
         match self.apply_all(&mut conn, writes).await {
             Ok(outcome) => {

@@ -1,14 +1,12 @@
 //! What goes wrong with other people's databases: the events go on, the trouble is at `/sources`, nothing is lost.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 
 use crate::sources::{OFTEN, configuration, counts, insert, table, until};
+use crate::support::network::Network;
 use crate::support::{Database, Engine, Gateway, entries, json, run, wait_for};
 
 async fn source(gateway: &Gateway) -> Value {
@@ -35,56 +33,13 @@ fn insert_data(id: &str, data: &str) -> String {
     format!("insert into tb_cart_event (event_id, cart_id, version, payload) values ('{id}', 'x', 1, {data})")
 }
 
-/// A network between the gateway and a server that can be cut.
-struct Network {
-    port: u16,
-    server: String,
-    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
-    listening: Option<JoinHandle<()>>,
-}
-
-impl Network {
-    async fn to(server: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let mut network = Self { port, server: server.to_owned(), connections: Arc::default(), listening: None };
-        network.mend().await;
-        network
-    }
-
-    async fn mend(&mut self) {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-        let (server, connections) = (self.server.clone(), Arc::clone(&self.connections));
-        self.listening = Some(tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let server = server.clone();
-                let carry = tokio::spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(&server).await else { return };
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                });
-                connections.lock().unwrap().push(carry);
-            }
-        }));
-    }
-
-    async fn cut(&mut self) {
-        if let Some(listening) = self.listening.take() {
-            listening.abort();
-            let _ = listening.await;
-        }
-        self.connections.lock().unwrap().drain(..).for_each(|carry| carry.abort());
-    }
-}
-
 #[tokio::test]
 async fn a_network_that_is_cut_delays_and_loses_nothing() {
     let database = Database::create(Engine::Postgres).await;
     let mut a = PgConnection::connect(&database.url).await.unwrap();
     run!(a, table(Engine::Postgres), insert("1", "x", 1));
-    let mut url = url::Url::parse(&database.url).unwrap();
-    let mut network = Network::to(&format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432))).await;
-    url.set_host(Some("127.0.0.1")).unwrap();
-    url.set_port(Some(network.port)).unwrap();
-    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(url.as_str(), OFTEN)).await;
+    let mut network = Network::to(&database.url).await;
+    let gateway = Gateway::start_with(Engine::Sqlite, &configuration(network.url.as_str(), OFTEN)).await;
     let mut expected = vec!["1".to_owned()];
     for round in 0..3 {
         let ids: Vec<&str> = expected.iter().map(String::as_str).collect();

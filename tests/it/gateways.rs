@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
+use crate::support::network::Network;
 use crate::support::receiver::Receiver;
 use crate::support::serve::{Serve, free_port};
 use crate::support::webhooks::ok;
@@ -23,7 +24,7 @@ const TAKEOVER: Duration = Duration::from_secs(10);
 /// Gateways on one journal, which read one table.
 struct Topology {
     dir: tempfile::TempDir,
-    _journal: Database,
+    journal: Database,
     shop: Database,
     client: reqwest::Client,
 }
@@ -47,7 +48,7 @@ impl Topology {
         );
         std::fs::write(dir.path().join("postern.toml"), text).unwrap();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
-        Self { dir, _journal: journal, shop, client }
+        Self { dir, journal, shop, client }
     }
 
     /// One more gateway, once it is ready.
@@ -56,8 +57,18 @@ impl Topology {
     }
 
     async fn serve_on(&self, port: u16, config: &Path) -> Serve {
+        self.serve_with(port, config, &[]).await
+    }
+
+    /// One more, whose way to the journal leads through a network.
+    async fn serve_through(&self, network: &Network) -> Serve {
+        let config = self.dir.path().join("postern.toml");
+        self.serve_with(free_port(), &config, &[("POSTERN_JOURNAL__URL", network.url.as_str())]).await
+    }
+
+    async fn serve_with(&self, port: u16, config: &Path, environment: &[(&str, &str)]) -> Serve {
         let log = std::fs::File::create(self.dir.path().join(format!("{port}.log"))).unwrap();
-        let serve = Serve::spawn(port, config, log, &[]);
+        let serve = Serve::spawn(port, config, log, environment);
         self.until("a gateway that is ready", async || serve.is_ready(&self.client).await).await;
         serve
     }
@@ -232,4 +243,55 @@ async fn a_gateway_whose_configuration_is_older_leaves_the_work_to_the_newer_one
     let withheld = async || topology.json(&old, "/sources/cart").await["withheld"] == 2;
     topology.until("both rows to stay inside", withheld).await;
     assert_eq!(topology.json(&new, "/sources/cart").await["journaled"], 2);
+}
+
+/// Hands an event in at a gateway's own source, and tells whether it was taken.
+async fn push(topology: &Topology, serve: &Serve, id: &str) -> bool {
+    let data = json!({ "word": format!("data of {id}") });
+    let event = json!({"specversion": "1.0", "id": id, "source": "/erp", "type": "T", "data": data});
+    let push = topology.client.post(format!("{}/sources/erp/events", serve.url));
+    let push = push.header("content-type", "application/cloudevents+json").body(event.to_string());
+    push.send().await.is_ok_and(|answer| answer.status() == 202)
+}
+
+async fn with_push() -> (Topology, Network) {
+    let topology = Topology::new().await;
+    let path = topology.dir.path().join("postern.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + "[[source]]\nname = \"erp\"\npush = true\n").unwrap();
+    let network = Network::to(&topology.journal.url).await;
+    (topology, network)
+}
+
+#[tokio::test]
+async fn a_gateway_that_vanishes_in_the_middle_of_a_write_holds_nobody_up() {
+    let (topology, network) = with_push().await;
+    let (vanishing, other) = (topology.serve_through(&network).await, topology.serve().await);
+    // Its data is said when the head is locked.
+    network.fall_silent_behind("data of 1");
+    assert!(!push(&topology, &vanishing, "1").await);
+    assert!(network.has_fallen_silent(), "it holds the head's lock, and is gone");
+    let waited = topology.until("the other one to write", async || push(&topology, &other, "2").await).await;
+    assert!(waited < TAKEOVER, "{waited:?}");
+    // It is not gone after all.
+    topology.until("the first one to write again", async || push(&topology, &vanishing, "1").await).await;
+    topology.until("both events", async || topology.position(&other).await == 2).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_dead_without_a_word_are_given_up() {
+    let (topology, network) = with_push().await;
+    let serve = topology.serve_through(&network).await;
+    assert!(push(&topology, &serve, "1").await);
+    network.fall_silent();
+    topology.until("a write", async || push(&topology, &serve, "2").await).await;
+    let feed = format!("{}/feeds/all.atom", serve.url);
+    topology
+        .until("a feed with both", async || {
+            let Ok(answer) = topology.client.get(&feed).send().await else { return false };
+            answer.text().await.is_ok_and(|text| text.matches("<entry>").count() == 2)
+        })
+        .await;
+    topology.insert(1..=3).await;
+    topology.until("what the source has", async || topology.position(&serve).await == 5).await;
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Ended, Grant, Held, Leases, MARGIN, Member, ROUND, TERM};
-use crate::journal::db::NOW_POSTGRES;
+use crate::journal::db::{self, NOW_POSTGRES};
 use crate::journal::incarnation::is_same;
 use crate::journal::listen::CHANNEL;
 
@@ -96,7 +96,11 @@ impl Leases {
             };
             match &cause {
                 Some(cause) if !is_failing => warn!(%cause, "can't renew the leases of this gateway: {cause}"),
-                None if is_failing => info!("the leases of this gateway are renewed again"),
+                None if is_failing => {
+                    info!("the leases of this gateway are renewed again");
+                    // Whatever they failed for: whoever waits for an answer since then waits long enough.
+                    db::is_back();
+                }
                 _ => {}
             }
             is_failing = cause.is_some();

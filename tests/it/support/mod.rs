@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod database;
 pub mod issuer;
+pub mod network;
 pub mod node;
 pub mod reader;
 pub mod receiver;
