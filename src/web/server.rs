@@ -5,6 +5,7 @@
 //! be read as another request than the proxy in front saw (request smuggling, RFC 9112 section 6.3).
 
 mod body;
+mod connections;
 mod peer;
 mod tls;
 mod watch;
@@ -22,8 +23,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
@@ -32,6 +32,7 @@ use super::Peer;
 use super::problem::{Kind, Problem};
 use super::traffic::Connected;
 use body::Timed;
+use connections::Connections;
 use watch::{Activity, Watched};
 
 pub use peer::Proxies;
@@ -40,10 +41,6 @@ pub use tls::{Tls, TlsConfig};
 const HEADERS_BYTES_MAX: usize = 32 * 1024;
 const HEADERS_TIME: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// Without a byte in either direction, and while no answer is being made.
-const IDLE: Duration = Duration::from_secs(60);
-/// … while one is. Longer than the longest answer takes.
-const ANSWER: Duration = Duration::from_secs(120);
 /// How often connections are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Streams of one HTTP/2 connection at a time.
@@ -90,17 +87,20 @@ pub async fn serve(
 ) {
     let serving = Arc::new(Serving { doors, proxies, http: http(), stopping });
     let places = Arc::new(Semaphore::new(connections_max()));
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             () = serving.stopping.cancelled() => break,
-            Some(_) = connections.join_next() => {}
+            Some(()) = connections.ended() => {}
+            _ = look.tick() => connections.end_still(),
             (place, accepted) = accept(&listener, &places) => match accepted {
                 Ok((stream, address)) => {
-                    let (serving, tls) = (Arc::clone(&serving), tls.clone());
-                    connections.spawn(async move {
+                    let (serving, tls, activity) = (Arc::clone(&serving), tls.clone(), Arc::<Activity>::default());
+                    let (peer, watched) = (Peer(address.ip().to_canonical()), Arc::clone(&activity));
+                    connections.start(peer, watched, async move {
                         let _connected = Connected::new();
-                        connection(&serving, tls, stream, Peer(address.ip().to_canonical())).await;
+                        connection(&serving, tls, stream, peer, activity).await;
                         drop(place);
                     });
                 }
@@ -112,7 +112,12 @@ pub async fn serve(
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    loop {
+        tokio::select! {
+            ended = connections.ended() => if ended.is_none() { return },
+            _ = look.tick() => connections.end_still(),
+        }
+    }
 }
 
 /// What comes next, once there is a place for it.
@@ -144,21 +149,25 @@ fn connections_max() -> usize {
     files.map_or(CONNECTIONS_MAX, |files| files.saturating_sub(OTHER_FILES).clamp(64, CONNECTIONS_MAX))
 }
 
-async fn connection(serving: &Arc<Serving>, tls: Option<Tls>, stream: TcpStream, peer: Peer) {
+async fn connection(serving: &Arc<Serving>, tls: Option<Tls>, stream: TcpStream, peer: Peer, activity: Arc<Activity>) {
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return speak(serving, stream, peer).await };
+    let Some(tls) = tls else { return speak(serving, stream, peer, activity).await };
     tokio::select! {
         () = serving.stopping.cancelled() => {}
         shaken = timeout(HANDSHAKE_TIME, tls.accept(stream)) => match shaken {
-            Ok(Ok(stream)) => speak(serving, stream, peer).await,
+            Ok(Ok(stream)) => speak(serving, stream, peer, activity).await,
             Ok(Err(cause)) => debug!(peer = %peer.0, %cause, "a TLS handshake failed"),
             Err(_) => debug!(peer = %peer.0, "a TLS handshake took too long"),
         },
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(serving: &Arc<Serving>, stream: S, peer: Peer) {
-    let activity = Arc::new(Activity::default());
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    serving: &Arc<Serving>,
+    stream: S,
+    peer: Peer,
+    activity: Arc<Activity>,
+) {
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         let (serving, at_work) = (Arc::clone(serving), Activity::begin(&activity));
@@ -169,28 +178,20 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(serving: &Arc
         }
     });
     let mut connection = std::pin::pin!(serving.http.serve_connection_with_upgrades(io, service));
-    let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-    let mut is_stopping = false;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(cause) = ended {
-                    debug!(peer = %peer.0, %cause, "a connection ended");
-                }
-                return;
-            }
-            () = serving.stopping.cancelled(), if !is_stopping => {
-                is_stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            _ = look.tick() => {
-                let (still, is_at_work) = activity.still();
-                if still >= if is_at_work { ANSWER } else { IDLE } {
-                    debug!(peer = %peer.0, "nothing happens on a connection");
-                    return;
-                }
-            }
+    let mut stopping = std::pin::pin!(serving.stopping.cancelled());
+    let (mut is_listening, mut is_ending) = (false, false);
+    let ended = std::future::poll_fn(|context| {
+        // Once it was polled whoever stops wakes this task, so that each poll costs no more than a look.
+        let is_due = !is_listening || (!is_ending && serving.stopping.is_cancelled());
+        if is_due && stopping.as_mut().poll(context).is_ready() {
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
         }
+        is_listening = true;
+        connection.as_mut().poll(context)
+    });
+    if let Err(cause) = ended.await {
+        debug!(peer = %peer.0, %cause, "a connection ended");
     }
 }
 

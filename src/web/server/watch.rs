@@ -3,25 +3,17 @@
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
-/// When bytes moved last, and how many answers are being made.
+/// How often something moved, and how many answers are being made. No clock is read: who wants to know for how long nothing
+/// has moved looks twice.
+#[derive(Default)]
 pub(super) struct Activity {
-    started: Instant,
-    /// Milliseconds after `started`.
-    moved: AtomicU64,
+    moves: AtomicUsize,
     at_work: AtomicUsize,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self { started: Instant::now(), moved: AtomicU64::new(0), at_work: AtomicUsize::new(0) }
-    }
 }
 
 /// An answer that is being made.
@@ -33,25 +25,24 @@ impl Activity {
         AtWork(Arc::clone(this))
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Grows whenever something moves.
+    pub(super) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Relaxed)
     }
 
-    fn moves(&self) {
-        self.moved.store(self.elapsed(), Ordering::Relaxed);
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed) > 0
     }
 
-    /// For how long nothing has moved, and whether an answer is being made.
-    pub(super) fn still(&self) -> (Duration, bool) {
-        let still = self.elapsed().saturating_sub(self.moved.load(Ordering::Relaxed));
-        (Duration::from_millis(still), self.at_work.load(Ordering::Relaxed) > 0)
+    fn moved(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.at_work.fetch_sub(1, Ordering::Relaxed);
-        self.0.moves();
+        self.0.moved();
     }
 }
 
@@ -68,7 +59,7 @@ impl<S> Watched<S> {
 
     fn note(&self, moved: Poll<Result<usize>>) -> Poll<Result<usize>> {
         if matches!(moved, Poll::Ready(Ok(bytes)) if bytes > 0) {
-            self.activity.moves();
+            self.activity.moved();
         }
         moved
     }
