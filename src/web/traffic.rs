@@ -64,6 +64,33 @@ impl Drop for Connected {
     }
 }
 
+/// What is kept open on purpose.
+#[derive(Clone, Copy)]
+pub enum Open {
+    LongPoll,
+    Stream,
+    Subscription,
+}
+
+const OPEN: [&str; 3] = ["long_poll", "stream", "subscription"];
+static OPENED: [AtomicU64; OPEN.len()] = [const { AtomicU64::new(0) }; OPEN.len()];
+
+/// One of them, until it is dropped.
+pub struct Opened(Open);
+
+impl Open {
+    pub fn count(self) -> Opened {
+        OPENED[self as usize].fetch_add(1, Ordering::Relaxed);
+        Opened(self)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        OPENED[self.0 as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Adds the counts to a scrape.
 #[expect(clippy::cast_precision_loss, reason = "open connections are few")]
 pub fn measure(scrape: &mut Scrape) {
@@ -78,6 +105,9 @@ pub fn measure(scrape: &mut Scrape) {
     let pending =
         areas().map(|(name, area)| (vec![("area", (*name).to_owned())], area.pending.load(Ordering::Relaxed) as f64));
     scrape.gauges("postern_http_requests_in_flight", "Answers that are being made, long polls among them", pending);
+    let open = OPEN.iter().zip(&OPENED);
+    let open = open.map(|(kind, count)| (vec![("kind", (*kind).to_owned())], count.load(Ordering::Relaxed) as f64));
+    scrape.gauges("postern_http_open", "Long polls, streams and subscriptions that wait for events", open);
     let connections = CONNECTIONS.load(Ordering::Relaxed) as f64;
     scrape.gauges("postern_http_connections", "Connections that are open", [(vec![], connections)]);
 }

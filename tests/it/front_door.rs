@@ -3,7 +3,8 @@
 use postern::web::auth::new_token;
 use serde_json::json;
 
-use crate::support::{Engine, Gateway, event, events, json};
+use crate::support::serve::{Serve, free_port};
+use crate::support::{Engine, Gateway, event, events, json, provider, wait_for};
 
 fn client(name: &str, hash: &str, scopes: &str, events: &str) -> String {
     format!("[[client]]\nname = {name:?}\ntoken_hash = {hash:?}\nscopes = {scopes}\nevents = {events}\n")
@@ -127,4 +128,43 @@ async fn the_frameworks_refusals_are_problems_too() {
     assert_eq!(refused.status(), 400);
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
     assert_eq!(json(refused).await["status"], 400);
+}
+
+#[tokio::test]
+async fn what_waits_for_events_is_counted_while_it_does() {
+    provider();
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("postern.toml");
+    std::fs::write(&config, "").unwrap();
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let serve = Serve::spawn(free_port(), &config, log, &[]);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    wait_for("a gateway", || async { serve.is_ready(&client).await.then_some(()) }).await;
+    let open = |kinds: [&'static str; 3], count: u8| {
+        let (client, url) = (&client, format!("{}/metrics", serve.url));
+        async move {
+            let all = || async {
+                let text = client.get(&url).send().await.unwrap().text().await.unwrap();
+                let is_so = |kind| text.contains(&format!("postern_http_open{{kind=\"{kind}\"}} {count}.0\n"));
+                kinds.iter().all(is_so).then_some(())
+            };
+            wait_for("counts", all).await;
+        }
+    };
+    let kinds = ["long_poll", "stream", "subscription"];
+    open(kinds, 0).await;
+    let subscription = json!({"query": "subscription { events { __typename } }"}).to_string();
+    let requests = [
+        client.get(format!("{}/feeds/all.atom?after=0&wait=60", serve.url)),
+        client.get(format!("{}/feeds/all/stream", serve.url)),
+        client
+            .post(format!("{}/graphql", serve.url))
+            .header("content-type", "application/json")
+            .header("accept", "text/event-stream")
+            .body(subscription),
+    ];
+    let asked = requests.map(|request| tokio::spawn(async move { request.send().await.unwrap().text().await }));
+    open(kinds, 1).await;
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    open(kinds, 0).await;
 }

@@ -17,6 +17,7 @@ use super::{FeedConfig, Feeds};
 use crate::journal::{Border, Error, Head, LOOK_EVERY, LOOKED_AT_MAX, Order, Range};
 use crate::web::auth::Client;
 use crate::web::problem::Problem;
+use crate::web::traffic::Open;
 
 /// Continuations that are remembered for others who waited for the same.
 const REMEMBERED: usize = 16;
@@ -69,6 +70,7 @@ pub(super) async fn document(
             continue;
         }
         drop(found);
+        let _open = Open::LongPoll.count();
         tokio::select! {
             () = bell.rung(left.min(LOOK_EVERY)) => {}
             () = feeds.inner.stopping.cancelled() => {}

@@ -20,6 +20,7 @@ use crate::event::{Cursor, Entry, EventJson};
 use crate::journal::{Columns, Error, Follower};
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
+use crate::web::traffic::{Open, Opened};
 
 /// Events that are read at a time.
 const PAGE: usize = 50;
@@ -52,7 +53,8 @@ pub(super) async fn events(
     let selection = feeds.view(feed, &client.visible).selection.and(&query.filter);
     let stopping = feeds.inner.stopping.clone();
     let follower = Follower::new(journal.clone(), selection, Columns::ALL, after, PAGE, stopping);
-    let stream = Stream { journal_id: journal.id().to_owned(), follower, found: VecDeque::new() };
+    let (journal_id, open) = (journal.id().to_owned(), Open::Stream.count());
+    let stream = Stream { journal_id, follower, found: VecDeque::new(), _open: open };
     let headers = [(header::CACHE_CONTROL, "no-store"), (BUFFERING, "no")];
     Ok((headers, Sse::new(stream.events())).into_response())
 }
@@ -62,6 +64,7 @@ struct Stream {
     journal_id: String,
     follower: Follower,
     found: VecDeque<Entry>,
+    _open: Opened,
 }
 
 impl Stream {

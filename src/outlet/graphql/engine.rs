@@ -32,6 +32,7 @@ use crate::event::Entry;
 use crate::filter::Selection;
 use crate::journal::Journal;
 use crate::web::auth::Client;
+use crate::web::traffic::Open;
 
 /// Longest time for one operation.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -163,10 +164,11 @@ impl Engine {
             };
             return Ok(stream::once(answer).boxed());
         }
+        let open = (permit, Open::Subscription.count());
         let responses = self.schema.schema.execute_stream(prepared.request.data(caller.clone()));
         Ok(responses
             .map(move |response| {
-                let _open = &permit;
+                let _open = &open;
                 Part { cursor: caller.reached(), text: told(response, cost).1 }
             })
             .boxed())
