@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 use tokio::sync::watch;
+use tracing::debug;
 
 use super::Error;
 use super::listen::CHANNEL;
@@ -121,8 +122,10 @@ pub(super) const NOW_POSTGRES: &str = "(extract(epoch from clock_timestamp()) * 
 
 /// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later. A gateway
 /// whose machine is gone without a word keeps the head's lock for no longer than its leases.
-const SESSION: &str = "set plan_cache_mode = force_custom_plan; set idle_in_transaction_session_timeout = '5s'; \
-     set tcp_user_timeout = '10s'; set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3";
+const SESSION: &str = "set plan_cache_mode = force_custom_plan; set idle_in_transaction_session_timeout = '5s'";
+/// The same for one that is gone while the server works. Not every system has them.
+const KEEPALIVES: &str = "set tcp_user_timeout = '10s'; set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; \
+     set tcp_keepalives_count = 3";
 
 fn postgres_pool(connections_max: u32) -> PgPoolOptions {
     let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
@@ -138,7 +141,13 @@ fn postgres_pool(connections_max: u32) -> PgPoolOptions {
     // Whoever gave up waiting for an answer left a connection that may never give one.
     let pool = pool.after_release(|connection, _| Box::pin(async move { alive(connection).await.map(|()| true) }));
     pool.after_connect(|connection, _| {
-        Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
+        Box::pin(async move {
+            sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
+            if let Err(cause) = sqlx::raw_sql(KEEPALIVES).execute(connection).await {
+                debug!(%cause, "the journal's server takes no TCP settings");
+            }
+            Ok(())
+        })
     })
 }
 
