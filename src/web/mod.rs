@@ -9,6 +9,7 @@ pub mod outgoing;
 pub mod paging;
 pub mod problem;
 pub mod server;
+mod trace;
 pub mod traffic;
 
 use std::convert::Infallible;
@@ -34,8 +35,8 @@ use tower::{Service, ServiceExt as _, service_fn};
 use tower_http::compression::Compression;
 use tracing::Instrument as _;
 
-use crate::event::{TRACEPARENT, TRACESTATE, TraceContext};
-use crate::telemetry::traces::{self, SpanKind, Step};
+use crate::event::TraceContext;
+use crate::telemetry::traces::Step;
 use auth::{Asked, Auth, Client};
 use problem::{Kind, Problem};
 
@@ -247,10 +248,10 @@ impl Service<Request> for Door {
         let (uri, is_head) = (request.uri().clone(), request.method() == Method::HEAD);
         let pending = traffic::Pending::of(uri.path());
         let encodings = request.headers().get(header::ACCEPT_ENCODING).cloned();
-        let trace = trace_context(request.headers());
+        let trace = trace::context(request.headers());
         // Whoever asks how it is asks often, and is part of no trace.
         let is_of_interest = self.is_guarded && pending.area != "metrics";
-        let mut step = if is_of_interest { step(&request, pending.area, trace.as_ref()) } else { Step::none() };
+        let mut step = if is_of_interest { trace::step(&request, pending.area, trace.as_ref()) } else { Step::none() };
         let admitted = asked.map_or(Ok(None), |asked| front.admit(asked?, &mut request).map(Some));
         let answer = admitted.map(|client| {
             let trace = trace.as_ref().map(TraceContext::trace_id);
@@ -308,23 +309,6 @@ async fn compressed(response: Response, encodings: HeaderValue) -> Response {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},
     }
-}
-
-/// The trace that the caller says that the request is part of.
-fn trace_context(headers: &HeaderMap) -> Option<TraceContext> {
-    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
-    TraceContext::new(parent, headers.get(TRACESTATE).and_then(|state| state.to_str().ok()))
-}
-
-/// The request as a step of it. Names are few: what is asked for stands in an attribute.
-fn step(request: &Request, area: &str, trace: Option<&TraceContext>) -> Step {
-    let name = || format!("{} {area}", request.method());
-    let mut step = Step::start(SpanKind::Server, name, trace.map(TraceContext::both));
-    if traces::are_on() {
-        step.note("http.request.method", request.method().to_string());
-        step.note("url.path", request.uri().path().to_owned());
-    }
-    step
 }
 
 /// A route's answer, or a problem when it panics or takes too long.
