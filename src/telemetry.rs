@@ -1,4 +1,4 @@
-//! Logs: one line an event on standard error, fields that can be searched for. Metrics: what a scrape shows.
+//! Logs: one line an event on standard error, fields that can be searched for. Metrics: what a scrape shows. And `traces`.
 
 pub mod traces;
 

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::telemetry::traces::{self, Bytes, HttpClient, HttpError, Request, Response};
-use crate::web::outgoing::{OWN_NETWORKS, Outgoing};
+use crate::web::outgoing::{self, OWN_NETWORKS, Outgoing};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing of an answer is needed but its status.
@@ -63,15 +63,9 @@ impl Collector {
         let request = reqwest::Request::try_from(request)?;
         let client = self.outgoing.client(request.url())?;
         let mut answer = client.execute(request).await.map_err(reqwest::Error::without_url)?;
-        let (status, mut body) = (answer.status(), Vec::new());
-        while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > ANSWER_BYTES_MAX {
-                return Err("its answer is too long".into());
-            }
-        }
-        let mut whole = Response::new(Bytes::from(body));
-        *whole.status_mut() = status;
+        let body = outgoing::body(&mut answer, ANSWER_BYTES_MAX).await.map_err(reqwest::Error::without_url)?;
+        let mut whole = Response::new(Bytes::from(body.ok_or("its answer is too long")?));
+        *whole.status_mut() = answer.status();
         Ok(whole)
     }
 

@@ -17,7 +17,7 @@ use url::Url;
 use crate::json::Plain;
 use crate::runtime::Backoff;
 use crate::telemetry;
-use crate::web::outgoing::Outgoing;
+use crate::web::outgoing::{self, Outgoing};
 
 /// Seconds that the server may wait for something new.
 const WAIT: &str = "20";
@@ -173,15 +173,11 @@ async fn fetch(outgoing: &Outgoing, url: &Url) -> anyhow::Result<Result<Vec<u8>,
         Ok(response) => response,
         Err(cause) => return Ok(Err(format!("can't reach {}: {cause}", url.origin().ascii_serialization()))),
     };
-    let (status, mut body) = (response.status(), Vec::new());
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Err(cause) => return Ok(Err(format!("an answer was cut off: {cause}"))),
-        }
-        ensure!(body.len() <= ANSWER_BYTES_MAX, "an answer is larger than 64 MiB");
-    }
+    let (status, body) = (response.status(), outgoing::body(&mut response, ANSWER_BYTES_MAX).await);
+    let body = match body {
+        Ok(body) => body.context("an answer is larger than 64 MiB")?,
+        Err(cause) => return Ok(Err(format!("an answer was cut off: {cause}"))),
+    };
     if status.is_success() {
         return Ok(Ok(body));
     }

@@ -265,6 +265,21 @@ impl Outgoing {
     }
 }
 
+/// The body of an answer, read no further than `most` bytes; nothing if it is larger.
+///
+/// # Errors
+/// The connection.
+pub async fn body(answer: &mut reqwest::Response, most: usize) -> reqwest::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if body.len() + chunk.len() > most {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
 /// Whether the URL leads to this machine.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {

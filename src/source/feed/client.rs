@@ -12,7 +12,7 @@ use url::{Host, Url};
 use crate::journal::redacted;
 use crate::json::Plain;
 use crate::source::{Config, Error};
-use crate::web::outgoing::Outgoing;
+use crate::web::outgoing::{self, Outgoing};
 
 pub(super) const ATOM: &str = "application/atom+xml, application/rss+xml, application/xml;q=0.9, text/xml;q=0.8";
 pub(super) const JSON: &str = "application/json";
@@ -151,16 +151,10 @@ impl Client {
         let reading = async {
             let mut response = request.send().await.map_err(failed)?;
             let (status, headers) = (response.status().as_u16(), std::mem::take(response.headers_mut()));
-            let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(failed)? {
-                if body.len() + chunk.len() > bytes_max {
-                    let megabytes = bytes_max / (1024 * 1024);
-                    return Err(
-                        self.error(format!("{shown} is larger than {megabytes} MB, which is the most that is read"))
-                    );
-                }
-                body.extend_from_slice(&chunk);
-            }
+            let body = outgoing::body(&mut response, bytes_max).await.map_err(failed)?.ok_or_else(|| {
+                let megabytes = bytes_max / (1024 * 1024);
+                self.error(format!("{shown} is larger than {megabytes} MB, which is the most that is read"))
+            })?;
             Ok(Answer { url: url.clone(), status, headers, body })
         };
         let late = || self.error(format!("{shown} does not answer within {}s", patience.as_secs()));

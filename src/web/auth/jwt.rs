@@ -17,7 +17,7 @@ use url::Url;
 use super::Scope;
 use crate::filter::Filter;
 use crate::runtime::Clock;
-use crate::web::outgoing::{OWN_NETWORKS, Outgoing, Refused};
+use crate::web::outgoing::{self, OWN_NETWORKS, Outgoing, Refused};
 
 /// A key that is not known yet may be a new one, but whoever makes tokens up must not make us call the issuer all the time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -211,13 +211,9 @@ impl Issuer {
         if answer.status() != 200 {
             return Err(format!("it answers {}", answer.status()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|cause| cause.without_url().to_string())? {
-            body.extend_from_slice(&chunk);
-            if body.len() > KEYS_BYTES_MAX {
-                return Err("it is larger than 256 kB".to_owned());
-            }
-        }
+        let body =
+            outgoing::body(&mut answer, KEYS_BYTES_MAX).await.map_err(|cause| cause.without_url().to_string())?;
+        let body = body.ok_or("it is larger than 256 kB")?;
         let set: Value = serde_json::from_slice(&body).map_err(|_| "it is no JSON")?;
         let keys = set["keys"].as_array().ok_or("it is no JSON Web Key Set")?;
         let keys: Vec<Key> = keys.iter().take(KEYS_MAX).filter_map(Key::parse).collect();
