@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::telemetry::traces::{self, Bytes, HttpClient, HttpError, Request, Response};
-use crate::web::outgoing::{self, OWN_NETWORKS, Outgoing};
+use crate::web::outgoing::{self, OWN_NETWORKS, Outgoing, Refused};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing of an answer is needed but its status.
@@ -58,12 +58,25 @@ impl HttpClient for Collector {
     }
 }
 
+/// Why a call came to nothing, from its causes.
+fn reason(cause: impl std::error::Error + Send + Sync + 'static) -> HttpError {
+    let cause = anyhow::Error::new(cause);
+    match cause.chain().any(|cause| cause.is::<Refused>()) {
+        // Its words name what only webhooks may be allowed.
+        true => "it is called by https, or at an address of an inner network".into(),
+        false => format!("{cause:#}").into(),
+    }
+}
+
 impl Collector {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let request = reqwest::Request::try_from(request)?;
-        let client = self.outgoing.client(request.url())?;
-        let mut answer = client.execute(request).await.map_err(reqwest::Error::without_url)?;
-        let body = outgoing::body(&mut answer, ANSWER_BYTES_MAX).await.map_err(reqwest::Error::without_url)?;
+        let client = self.outgoing.client(request.url()).map_err(reason)?;
+        let called = async {
+            let mut answer = client.execute(request).await?;
+            Ok((outgoing::body(&mut answer, ANSWER_BYTES_MAX).await?, answer))
+        };
+        let (body, answer) = called.await.map_err(|cause: reqwest::Error| reason(cause.without_url()))?;
         let mut whole = Response::new(Bytes::from(body.ok_or("its answer is too long")?));
         *whole.status_mut() = answer.status();
         Ok(whole)

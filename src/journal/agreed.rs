@@ -1,7 +1,7 @@
 //! What all gateways on one journal must agree on, as links and ids are made of it: kept with the journal, and a difference is
 //! refused.
 
-use super::db::{Db, select, with_pool};
+use super::db::{Db, answered, select, with_pool};
 use super::{Error, Journal};
 
 /// Something that is agreed on.
@@ -39,7 +39,7 @@ impl Journal {
     /// [`Error::Disagrees`], or the database.
     pub async fn must_agree(&self, what: Agreed, value: &str) -> Result<(), Error> {
         let sql = "insert into settings (name, value) values ($1, $2) on conflict do nothing";
-        with_pool!(self.db(), pool => sqlx::query(sql).bind(what.name()).bind(value).execute(pool).await?.rows_affected());
+        self.insert(sql, what.name(), value).await?;
         let sql = "select value from settings where name = $1";
         let agreed: String = select!(self.db(), query_scalar.fetch_one, sql, what.name());
         match agreed == value {
@@ -53,9 +53,18 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn agree(&self, what: Agreed, value: &str) -> Result<(), Error> {
+        self.set(what.name(), value).await
+    }
+
+    /// Changes a setting.
+    pub(super) async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
         let sql = "insert into settings (name, value) values ($1, $2) \
                    on conflict (name) do update set value = excluded.value";
-        with_pool!(self.db(), pool => sqlx::query(sql).bind(what.name()).bind(value).execute(pool).await?.rows_affected());
+        self.insert(sql, name, value).await
+    }
+
+    async fn insert(&self, sql: &'static str, name: &str, value: &str) -> Result<(), Error> {
+        with_pool!(self.db(), pool => answered(sqlx::query(sql).bind(name).bind(value).execute(pool)).await?.rows_affected());
         Ok(())
     }
 

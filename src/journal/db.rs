@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::Error;
@@ -99,7 +100,7 @@ pub(super) async fn answered<T, E: From<sqlx::Error>>(answer: impl Future<Output
     let mut back = BACK.subscribe();
     let given_up = async {
         let _ = back.changed().await;
-        tokio::time::sleep(ANSWER_AFTER_SILENCE).await;
+        sleep(ANSWER_AFTER_SILENCE).await;
     };
     tokio::select! {
         biased;
@@ -123,41 +124,71 @@ pub(super) const NOW_POSTGRES: &str = "(extract(epoch from clock_timestamp()) * 
 /// Each statement is planned for its values: a plan that was made while a table was empty reads all of it later. A gateway
 /// whose machine is gone without a word keeps the head's lock for no longer than its leases.
 const SESSION: &str = "set plan_cache_mode = force_custom_plan; set idle_in_transaction_session_timeout = '5s'";
-/// The same for one that is gone while the server works. Not every system has them.
-const KEEPALIVES: &str = "set tcp_user_timeout = '10s'; set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; \
-     set tcp_keepalives_count = 3";
+/// The same for one that is gone while the server works, and for a statement that its gateway gave up, which would wait for
+/// its lock for ever. Not every system and version has them.
+const WISHES: [&str; 2] = [
+    "set tcp_user_timeout = '10s'; set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; \
+     set tcp_keepalives_count = 3",
+    "set client_connection_check_interval = '2s'",
+];
 
-fn postgres_pool(connections_max: u32) -> PgPoolOptions {
+fn postgres_pool(connections_max: u32, options: &PgConnectOptions) -> PgPoolOptions {
     let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(CONNECT_TIMEOUT);
+    let (at_use, at_return) = (options.clone(), options.clone());
     // A round trip for each read would be much of its cost.
-    let pool = pool.test_before_acquire(false).before_acquire(|connection, known| {
+    let pool = pool.test_before_acquire(false).before_acquire(move |connection, known| {
+        let options = at_use.clone();
         Box::pin(async move {
             if known.idle_for > PING_AFTER {
-                alive(connection).await?;
+                revive(connection, &options).await?;
             }
             Ok(true)
         })
     });
     // Whoever gave up waiting for an answer left a connection that may never give one.
-    let pool = pool.after_release(|connection, _| Box::pin(async move { alive(connection).await.map(|()| true) }));
-    pool.after_connect(|connection, _| {
-        Box::pin(async move {
-            sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
-            if let Err(cause) = sqlx::raw_sql(KEEPALIVES).execute(connection).await {
-                debug!(%cause, "the journal's server takes no TCP settings");
-            }
-            Ok(())
-        })
-    })
+    let pool = pool.after_release(move |connection, _| {
+        let options = at_return.clone();
+        Box::pin(async move { revive(connection, &options).await.map(|()| true) })
+    });
+    pool.after_connect(|connection, _| Box::pin(set_up(connection)))
 }
 
-async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    tokio::time::timeout(PING_MAX, connection.ping()).await.map_err(|_| silent())?
+async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
+    for wish in WISHES {
+        if let Err(cause) = sqlx::raw_sql(wish).execute(&mut *connection).await {
+            debug!(%cause, "the journal's server does not take `{wish}`");
+        }
+    }
+    Ok(())
+}
+
+/// A connection that is no pool's. When it is dropped it is gone, whatever the server is doing.
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    set_up(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Puts another connection into the place of one that is silent, as soon as there is one. The library would close it, and
+/// wait for the server's farewell in TLS first.
+async fn revive(connection: &mut PgConnection, options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    if let Ok(answer) = timeout(PING_MAX, connection.ping()).await {
+        return answer;
+    }
+    loop {
+        if let Ok(Ok(fresh)) = timeout(CONNECT_TIMEOUT, connect(options)).await {
+            *connection = fresh;
+            return Ok(());
+        }
+        sleep(PING_AFTER).await;
+    }
 }
 
 /// A connection of its own to the same database, for what a crowd must not keep waiting.
 pub(super) fn apart(pool: &PgPool) -> PgPool {
-    postgres_pool(1).connect_lazy_with(pool.connect_options().as_ref().clone())
+    let options = pool.connect_options();
+    postgres_pool(1, &options).connect_lazy_with(options.as_ref().clone())
 }
 
 impl Db {
@@ -184,8 +215,7 @@ impl Db {
             let options = PgConnectOptions::from_str(url)?.application_name("postern");
             // The pool would go on trying and then only say that it took too long; this says why at once.
             options.connect().await?.close().await?;
-            // One listens.
-            Self::Postgres(postgres_pool(READERS_MAX + 1).connect_with(options).await?)
+            Self::Postgres(postgres_pool(READERS_MAX, &options).connect_with(options).await?)
         } else {
             return Err(Error::Url);
         };
@@ -221,7 +251,7 @@ impl Db {
             }
             let options = PgConnectOptions::from_str(url)?.application_name("postern");
             options.connect().await?.close().await?;
-            return Ok(Some(Self::Postgres(postgres_pool(1).connect_with(options).await?)));
+            return Ok(Some(Self::Postgres(postgres_pool(1, &options).connect_with(options).await?)));
         };
         if !path.exists() {
             return Ok(None);

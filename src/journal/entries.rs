@@ -226,10 +226,10 @@ impl Journal {
         // No id holds a NUL, and PostgreSQL refuses to look for one.
         let mut binds: Vec<String> = ids.iter().map(|id| normal_id(id).replace('\0', "\u{fffd}")).collect();
         binds.extend(condition.binds);
-        let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
-        with_pool!(self.db(), pool => {
+        with_pool!(self.db(), pool => answered(async {
             let query = binds.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, text| query.bind(text.as_str()));
             let mut rows = query.fetch(pool);
+            let (mut entries, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
             while let Some(row) = rows.try_next().await? {
                 let entry = row.entry(columns)?;
                 bytes += entry.event.payload_bytes();
@@ -238,8 +238,8 @@ impl Journal {
                 }
                 entries.push(entry);
             }
-        });
-        Ok(entries)
+            Ok(entries)
+        }).await)
     }
 
     /// Those of the public ids that were ever taken, visible or not, with their positions.

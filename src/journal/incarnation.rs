@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use sqlx::postgres::PgPool;
+use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
@@ -25,7 +25,7 @@ const ORIGIN: &str = "cluster";
 /// Gives the journal a new id if it is another incarnation than at its last start.
 pub(super) async fn renew(db: &Db) -> Result<(), Error> {
     let now = match db {
-        Db::Postgres(pool) => cluster(pool).await?,
+        Db::Postgres(pool) => cluster(&mut *pool.acquire().await?).await?,
         Db::Sqlite(_) => None,
     };
     let mut conn = db.begin().await?;
@@ -58,8 +58,8 @@ pub(super) async fn renew(db: &Db) -> Result<(), Error> {
 }
 
 /// Nothing where the server does not tell us.
-async fn cluster(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
-    match sqlx::query_scalar(CLUSTER).fetch_one(pool).await {
+async fn cluster(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    match sqlx::query_scalar(CLUSTER).fetch_one(conn).await {
         Ok(cluster) => Ok(Some(cluster)),
         Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some(INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(cause) => Err(cause),
@@ -67,10 +67,10 @@ async fn cluster(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
 }
 
 /// Whether the journal is still the one with this id, on the server that it was on.
-pub(super) async fn is_same(pool: &PgPool, id: &str) -> Result<bool, sqlx::Error> {
-    let now = cluster(pool).await?;
+pub(super) async fn is_same(conn: &mut PgConnection, id: &str) -> Result<bool, sqlx::Error> {
+    let now = cluster(conn).await?;
     let sql = "select id = $1 and coalesce((select value from settings where name = $2) = $3, true) from journal";
-    sqlx::query_scalar(sql).bind(id).bind(ORIGIN).bind(now).fetch_one(pool).await
+    sqlx::query_scalar(sql).bind(id).bind(ORIGIN).bind(now).fetch_one(conn).await
 }
 
 impl Journal {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::Journal;
+use super::{Journal, Past, db};
 
 /// The one channel. What is said on it is `{process} {what}`.
 pub(super) const CHANNEL: &str = "postern";
@@ -51,6 +51,7 @@ impl Journal {
     pub(super) async fn listen(self, pool: PgPool, stop: CancellationToken) {
         let mut listener: Option<PgListener> = None;
         let mut connected_at = Instant::now();
+        let mut seen = (self.known_position(), self.known_past());
         while !stop.is_cancelled() {
             if listener.is_none() {
                 listener = timeout(SILENCE_MAX, connect(&pool)).await.ok().and_then(Result::ok);
@@ -77,7 +78,7 @@ impl Journal {
             while let Some(notification) = listener.as_mut().and_then(PgListener::next_buffered) {
                 has_grown |= self.hear(notification.payload());
             }
-            let has_moved = has_grown && timeout(SILENCE_MAX, self.look()).await.unwrap_or_default();
+            let has_moved = has_grown && timeout(SILENCE_MAX, self.look(&mut seen)).await.unwrap_or_default();
             // A connection that is dead without a word says nothing for ever.
             if has_moved && nobody_spoke && connected_at.elapsed() > SILENCE_MAX {
                 listener = None;
@@ -99,15 +100,17 @@ impl Journal {
         false
     }
 
-    /// Rings if the head has moved, and tells whether it has.
-    async fn look(&self) -> bool {
-        let (position, past) = (self.known_position(), self.known_past());
+    /// Rings if the head has moved since it was `seen` here, and tells whether it has.
+    async fn look(&self, seen: &mut (i64, Past)) -> bool {
         match self.head().await {
-            Ok(head) if (head.position, head.past()) != (position, past) => {
-                self.inner.bell.ring();
-                true
+            Ok(head) => {
+                let now = (head.position, head.past());
+                let has_moved = std::mem::replace(seen, now) != now;
+                if has_moved {
+                    self.inner.bell.ring();
+                }
+                has_moved
             }
-            Ok(_) => false,
             Err(cause) => {
                 debug!(%cause, "can't look whether the journal has grown");
                 false
@@ -116,8 +119,9 @@ impl Journal {
     }
 }
 
+/// With a connection that is no reader's: whoever drops a listener waits for an answer on it.
 async fn connect(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+    let mut listener = PgListener::connect_with(&db::apart(pool)).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
     Ok(listener)

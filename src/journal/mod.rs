@@ -305,10 +305,10 @@ impl Journal {
         self.configure(configuration).await?;
         let configuration = configuration.to_owned();
         // Not stopped with the other tasks: what they still write needs their leases.
-        let (leases, apart, id, all) =
-            (self.inner.leases.clone(), db::apart(pool), self.id().to_owned(), tasks.clone());
+        let (leases, options, id, all) =
+            (self.inner.leases.clone(), pool.connect_options(), self.id().to_owned(), tasks.clone());
         tasks.spawn_untracked("leases", async move {
-            if leases.run(apart, configuration, id).await == Ended::OtherJournal {
+            if leases.run(options.as_ref().clone(), configuration, id).await == Ended::OtherJournal {
                 error!("the journal is another one now: a backup was restored, or another server took over; stopping");
                 all.fail();
             }
@@ -322,10 +322,7 @@ impl Journal {
     /// # Errors
     /// The database.
     pub async fn configure(&self, configuration: &str) -> Result<(), Error> {
-        let sql = "insert into settings (name, value) values ('configuration', $1) \
-                   on conflict (name) do update set value = excluded.value";
-        with_pool!(self.db(), pool => sqlx::query(sql).bind(configuration).execute(pool).await?.rows_affected());
-        Ok(())
+        self.set("configuration", configuration).await
     }
 
     /// The incarnation: 8 hex digits, the first part of every cursor.

@@ -96,6 +96,10 @@ impl Journal {
 
 /// Runs in the writer's transaction, under the head's lock.
 pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) -> Result<Appended, Error> {
+    // Done already: the answer to an earlier try was lost.
+    if head.oldest > purge.through {
+        return Ok(Appended::default());
+    }
     let appended = apply_records(conn, head, purge.missed.iter().map(record)).await?;
     if let Some(last) = purge.closes {
         pages::close(conn, last).await?;

@@ -17,7 +17,7 @@ use crate::runtime::{Bell, Tasks};
 const JOBS_MAX: usize = 256;
 /// Jobs in one transaction: bounds how long a reader of the SQLite file may wait for its checkpoint.
 const GROUP_MAX: usize = 64;
-/// How long a server may take for them. What became of them is unknown then; they are repeatable.
+/// How long a server may take for them. What became of them is unknown then.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// An event dated later than this after its recording counts as recorded + 5 min for feed time.
 const FUTURE_MAX_MICROS: i64 = 5 * 60 * 1_000_000;
@@ -26,10 +26,18 @@ const FUTURE_MAX_MICROS: i64 = 5 * 60 * 1_000_000;
 pub(super) enum Write {
     Append(Append),
     View(pages::View),
-    Pages { epoch: String, after: i64, borders: Vec<(i64, i64)> },
+    Pages {
+        epoch: String,
+        after: i64,
+        borders: Vec<(i64, i64)>,
+    },
     Webhook(webhooks::Change),
     Checkpoint(checkpoint::Checkpoint),
-    Pass { ids: Vec<String>, position: i64, leases: Vec<Lease> },
+    Pass {
+        ids: Vec<String>,
+        position: i64,
+        leases: Vec<Lease>,
+    },
     Replay(replays::ReplayRow),
     CancelReplays(String),
     Wish(deliveries::Wished),
@@ -37,6 +45,8 @@ pub(super) enum Write {
     Purge(retention::Purge),
     RequestErasure(String),
     ErasuresDone(Vec<String>),
+    /// Nothing is written after it.
+    Close,
 }
 
 impl Write {
@@ -76,11 +86,17 @@ struct Job {
     reply: oneshot::Sender<Result<Appended, Error>>,
 }
 
+impl Job {
+    /// Nobody may be waiting any more.
+    fn answer(self, result: Result<Appended, Error>) {
+        let _ = self.reply.send(result);
+    }
+}
+
 /// The door to the writer task.
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
-    db: Db,
 }
 
 /// What the writer works with.
@@ -94,11 +110,11 @@ struct Desk {
 
 impl Writer {
     pub(super) fn start(db: &Db, bell: Bell, known: Known, process: &str, tasks: &Tasks) -> Self {
-        let (db, (jobs, waiting)) = (db.for_writer(), mpsc::channel(JOBS_MAX));
-        let desk = Desk { db: db.clone(), bell, known, process: process.to_owned() };
+        let (jobs, waiting) = mpsc::channel(JOBS_MAX);
+        let desk = Desk { db: db.for_writer(), bell, known, process: process.to_owned() };
         // Not stopped with the other tasks, whose last checkpoints it writes: it ends when the last sender is gone.
         tasks.spawn_untracked("journal writer", desk.run(waiting));
-        Self { jobs, db }
+        Self { jobs }
     }
 
     /// Hands in a write and waits until it is durable.
@@ -118,8 +134,7 @@ impl Writer {
 
     /// Returns once everything handed in before is written; nothing is written after it.
     pub(super) async fn finish(&self) {
-        let _ = self.write(Write::Append(Append::default())).await;
-        self.db.close().await;
+        let _ = self.write(Write::Close).await;
     }
 }
 
@@ -130,25 +145,42 @@ impl Desk {
     async fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP_MAX);
         while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
-            // Whoever gave up waiting was told that nothing happened.
-            let jobs: Vec<Job> = group.drain(..).filter(|job| !job.reply.is_closed()).collect();
-            let writes: Vec<&Write> = jobs.iter().map(|job| &job.write).collect();
-            let outcome = self.transaction(&writes).await;
-            match outcome {
-                Ok((results, head)) => {
-                    self.ring(head);
-                    for (job, result) in jobs.into_iter().zip(results) {
-                        let _ = job.reply.send(Ok(result));
-                    }
+            let is_last = |job: &Job| matches!(job.write, Write::Close);
+            let (last, jobs): (Vec<Job>, Vec<Job>) = group.drain(..).partition(is_last);
+            self.write(jobs).await;
+            if !last.is_empty() {
+                self.db.close().await;
+                last.into_iter().for_each(|job| job.answer(Ok(Appended::default())));
+                return;
+            }
+        }
+    }
+
+    async fn write(&mut self, mut jobs: Vec<Job>) {
+        // Whoever gave up waiting was told that nothing happened.
+        jobs.retain(|job| !job.reply.is_closed());
+        let writes: Vec<&Write> = jobs.iter().map(|job| &job.write).collect();
+        if writes.is_empty() {
+            return;
+        }
+        match self.transaction(&writes).await {
+            Ok((results, head)) => {
+                self.ring(head);
+                jobs.into_iter().zip(results).for_each(|(job, result)| job.answer(Ok(result)));
+            }
+            Err(cause) if jobs.len() == 1 => {
+                if let Some(job) = jobs.pop() {
+                    job.answer(Err(cause));
                 }
-                Err(cause) if jobs.len() == 1 => answer(jobs, cause),
-                // One of them is at fault: each on its own, so that the others don't suffer.
-                Err(_) => {
-                    for job in jobs {
-                        let result = self.transaction(&[&job.write]).await;
-                        self.ring(result.as_ref().ok().and_then(|(_, head)| *head));
-                        let _ = job.reply.send(result.map(|(results, _)| results[0]));
-                    }
+            }
+            // It may have been written: whoever asked for it knows what to do about that.
+            Err(cause) if is_silence(&cause) => jobs.into_iter().for_each(|job| job.answer(Err(silent().into()))),
+            // One of them is at fault: each on its own, so that the others don't suffer.
+            Err(_) => {
+                for job in jobs.into_iter().filter(|job| !job.reply.is_closed()) {
+                    let result = self.transaction(&[&job.write]).await;
+                    self.ring(result.as_ref().ok().and_then(|(_, head)| *head));
+                    job.answer(result.map(|(results, _)| results[0]));
                 }
             }
         }
@@ -171,8 +203,8 @@ impl Desk {
             Ok(outcome) => outcome,
             Err(_) => Err(silent().into()),
         };
-        // A connection that went silent while the pool looked at it keeps the pool's one place.
-        if let Err(Error::Database(sqlx::Error::PoolTimedOut | sqlx::Error::Io(_))) = &outcome {
+        // A connection that went silent while the library looked at it keeps the pool's one place.
+        if let Err(Error::Database(sqlx::Error::PoolTimedOut)) = &outcome {
             self.db = self.db.for_writer();
         }
         outcome
@@ -212,6 +244,7 @@ impl Desk {
                     unreachable!("the head is locked for them")
                 }
                 (Write::ErasuresDone(ids), _) => erasure::done(conn, ids).await?,
+                (Write::Close, _) => {}
                 (Write::View(view), _) => pages::insert_view(conn, view).await?,
                 (Write::Pages { epoch, after, borders }, _) => {
                     pages::insert_borders(conn, epoch, *after, borders).await?
@@ -237,10 +270,9 @@ impl Desk {
     }
 }
 
-fn answer(jobs: Vec<Job>, cause: Error) {
-    if let Some(job) = jobs.into_iter().next() {
-        let _ = job.reply.send(Err(cause));
-    }
+/// The server said nothing.
+fn is_silence(cause: &Error) -> bool {
+    matches!(cause, Error::Database(sqlx::Error::PoolTimedOut | sqlx::Error::Io(_)))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, sqlx::FromRow)]

@@ -3,7 +3,8 @@
 //! over HTTP).
 //!
 //! The standard variables of the environment decide: `OTEL_EXPORTER_OTLP_ENDPOINT` turns it on, `OTEL_TRACES_SAMPLER`,
-//! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_BSP_*` do what they do elsewhere. Without it a step costs a
+//! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` and the sizes and delays of `OTEL_BSP_*` do what they do elsewhere. A call
+//! takes 10 s at most, uncompressed, whatever they say. Without it a step costs a
 //! look at a variable. A collector that can't keep up loses steps; nothing waits for it.
 
 use std::sync::OnceLock;
@@ -29,7 +30,8 @@ const LAST: Duration = Duration::from_secs(1);
 /// Whether the environment names a collector.
 pub fn is_wanted() -> bool {
     let is_set = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
-    let is_off = std::env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+    let says = |name, text: &str| std::env::var(name).is_ok_and(|value| value.eq_ignore_ascii_case(text));
+    let is_off = says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none");
     !is_off && (is_set("OTEL_EXPORTER_OTLP_ENDPOINT") || is_set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
 }
 

@@ -45,7 +45,6 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Streams of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
-const PING_EVERY: Duration = Duration::from_secs(20);
 /// Connections at a time, or what the system's limit of open files leaves.
 const CONNECTIONS_MAX: usize = 10_000;
 /// Files that are open for other things: databases, calls.
@@ -133,11 +132,8 @@ fn http() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_TIME).max_buf_size(HEADERS_BYTES_MAX);
     http.http2()
-        .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(HEADERS_BYTES_MAX).expect("it is small"))
-        .max_concurrent_streams(STREAMS_MAX)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_EVERY);
+        .max_concurrent_streams(STREAMS_MAX);
     http
 }
 

@@ -254,18 +254,18 @@ async fn push(topology: &Topology, serve: &Serve, id: &str) -> bool {
     push.send().await.is_ok_and(|answer| answer.status() == 202)
 }
 
-async fn with_push() -> (Topology, Network) {
+async fn with_push() -> Topology {
     let topology = Topology::new().await;
     let path = topology.dir.path().join("postern.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text + "[[source]]\nname = \"erp\"\npush = true\n").unwrap();
-    let network = Network::to(&topology.journal.url).await;
-    (topology, network)
+    topology
 }
 
 #[tokio::test]
 async fn a_gateway_that_vanishes_in_the_middle_of_a_write_holds_nobody_up() {
-    let (topology, network) = with_push().await;
+    let topology = with_push().await;
+    let network = Network::without_tls_to(&topology.journal.url).await;
     let (vanishing, other) = (topology.serve_through(&network).await, topology.serve().await);
     // Its data is said when the head is locked.
     network.fall_silent_behind("data of 1");
@@ -280,7 +280,8 @@ async fn a_gateway_that_vanishes_in_the_middle_of_a_write_holds_nobody_up() {
 
 #[tokio::test]
 async fn connections_that_are_dead_without_a_word_are_given_up() {
-    let (topology, network) = with_push().await;
+    let topology = with_push().await;
+    let network = Network::to(&topology.journal.url).await;
     let serve = topology.serve_through(&network).await;
     assert!(push(&topology, &serve, "1").await);
     network.fall_silent();
@@ -294,4 +295,32 @@ async fn connections_that_are_dead_without_a_word_are_given_up() {
         .await;
     topology.insert(1..=3).await;
     topology.until("what the source has", async || topology.position(&serve).await == 5).await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_gave_up_does_not_wait_on_the_server_for_ever() {
+    let topology = Topology::new().await;
+    let _serve = topology.serve().await;
+    let (mut holder, mut watcher) = (
+        PgConnection::connect(&topology.journal.url).await.unwrap(),
+        PgConnection::connect(&topology.journal.url).await.unwrap(),
+    );
+    let mut lock = holder.begin().await.unwrap();
+    // Without a transaction id, for which others' tests would wait.
+    sqlx::query("lock table leases in exclusive mode").execute(&mut *lock).await.unwrap();
+    let mut waiting = async || -> Vec<i32> {
+        let sql = "select pid from pg_stat_activity where datname = current_database() and application_name = 'postern' \
+                   and wait_event_type = 'Lock'";
+        sqlx::query_scalar(sql).fetch_all(&mut watcher).await.unwrap()
+    };
+    topology.until("a round that waits for the lock", async || !waiting().await.is_empty()).await;
+    let first = waiting().await;
+    topology
+        .until("its end, while a later one waits", async || {
+            let now = waiting().await;
+            !now.is_empty() && first.iter().all(|pid| !now.contains(pid))
+        })
+        .await;
+    drop(lock);
+    topology.until("a gateway that works again", async || waiting().await.is_empty()).await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -13,13 +13,15 @@ use super::{Ended, Grant, Held, Leases, MARGIN, Member, ROUND, TERM};
 use crate::journal::db::{self, NOW_POSTGRES};
 use crate::journal::incarnation::is_same;
 use crate::journal::listen::CHANNEL;
+use crate::runtime::Backoff;
 
 /// What nobody has taken for so long is taken even beyond one's share.
 const PATIENCE_MICROS: i64 = 2_000_000;
 /// Rows of processes and of work that nobody wants any more are forgotten after this.
 const FORGET_MICROS: i64 = 3_600_000_000;
-/// After a round that failed.
+/// After a round that failed; the longer it goes on, the more, as what was asked may still wait on the server.
 const RETRY: Duration = Duration::from_millis(300);
+const RETRY_MAX: Duration = Duration::from_secs(3);
 /// The rows by which processes see one another.
 const PROCESS: &str = "process:";
 
@@ -79,12 +81,23 @@ pub(super) fn plan(process: &str, current: &str, rows: &[Row], waiting: &[String
 
 impl Leases {
     /// Goes on until [`Leases::leave`]. `configuration`: a short hash of what this process is told to do.
-    pub(in crate::journal) async fn run(self, pool: PgPool, configuration: String, journal: String) -> Ended {
+    pub(in crate::journal) async fn run(
+        self,
+        options: PgConnectOptions,
+        configuration: String,
+        journal: String,
+    ) -> Ended {
+        let mut connection = None;
         let (mut bell, mut is_failing) = (self.0.bell.clone(), false);
+        let mut backoff = Backoff::new(RETRY, RETRY_MAX);
         while !self.0.has_left.load(Ordering::Acquire) {
             let round = async {
-                match is_same(&pool, &journal).await? {
-                    true => self.round(&pool, &configuration).await.map(|()| true),
+                let conn = match &mut connection {
+                    Some(conn) => conn,
+                    None => connection.insert(db::connect(&options).await?),
+                };
+                match is_same(conn, &journal).await? {
+                    true => self.round(conn, &configuration).await.map(|()| true),
                     false => Ok(false),
                 }
             };
@@ -105,17 +118,24 @@ impl Leases {
             }
             is_failing = cause.is_some();
             self.end_stale();
-            bell.rung(if is_failing { RETRY } else { ROUND }).await;
+            if is_failing {
+                // With it goes what still waits on the server.
+                connection = None;
+                bell.rung(backoff.next_wait()).await;
+            } else {
+                backoff.reset();
+                bell.rung(ROUND).await;
+            }
         }
         Ended::Left
     }
 
-    async fn round(&self, pool: &PgPool, configuration: &str) -> Result<(), sqlx::Error> {
-        self.renew(pool, configuration).await?;
-        self.release(pool).await?;
-        let rows = self.rows(pool).await?;
+    async fn round(&self, conn: &mut PgConnection, configuration: &str) -> Result<(), sqlx::Error> {
+        self.renew(conn, configuration).await?;
+        self.release(conn).await?;
+        let rows = self.rows(conn).await?;
         let sql = "select value from settings where name = 'configuration'";
-        let current: Option<String> = sqlx::query_scalar(sql).fetch_optional(pool).await?;
+        let current: Option<String> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
         self.look(&rows);
         let plan = {
             let wanted = self.wanted();
@@ -129,11 +149,11 @@ impl Leases {
             plan(self.process(), current.as_deref().unwrap_or(configuration), &rows, &waiting, ending)
         };
         self.give(plan.give);
-        self.take(pool, plan.take).await
+        self.take(conn, plan.take).await
     }
 
     /// Renews what this process holds, and itself.
-    async fn renew(&self, pool: &PgPool, configuration: &str) -> Result<(), sqlx::Error> {
+    async fn renew(&self, conn: &mut PgConnection, configuration: &str) -> Result<(), sqlx::Error> {
         let started = self.elapsed();
         let (mut names, mut fences, mut states) = (Vec::new(), Vec::new(), Vec::new());
         for (name, wanted) in self.wanted().iter() {
@@ -155,7 +175,7 @@ impl Leases {
             .bind(&fences)
             .bind(&states)
             .bind(micros(TERM))
-            .fetch_all(pool)
+            .fetch_all(&mut *conn)
             .await?;
         let until = started + millis(TERM) - millis(MARGIN);
         for (name, wanted) in self.wanted().iter_mut() {
@@ -178,13 +198,13 @@ impl Leases {
             .bind(self.process())
             .bind(micros(TERM))
             .bind(configuration)
-            .execute(pool)
+            .execute(&mut *conn)
             .await
             .map(|_| ())
     }
 
     /// Frees the rows of work that has ended.
-    async fn release(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    async fn release(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
         let returned: Vec<(String, i64)> =
             self.wanted().iter().filter_map(|(name, it)| Some((name.clone(), it.returned?))).collect();
         if returned.is_empty() {
@@ -197,7 +217,7 @@ impl Leases {
              where l.name = s.name and l.fence = s.fence and l.holder = $1"
         );
         let process = self.process();
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(process).bind(&names).bind(&fences).execute(pool).await?;
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(process).bind(&names).bind(&fences).execute(&mut *conn).await?;
         for (name, fence) in names.iter().zip(&fences) {
             if let Some(wanted) = self.wanted().get_mut(name)
                 && wanted.returned == Some(*fence)
@@ -205,27 +225,27 @@ impl Leases {
                 wanted.returned = None;
             }
         }
-        self.ring_others(pool).await
+        self.ring_others(conn).await
     }
 
-    async fn ring_others(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    async fn ring_others(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
         let payload = format!("{} leases", self.process());
-        sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await.map(|_| ())
+        sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(&mut *conn).await.map(|_| ())
     }
 
     /// All rows; those that this process would take are made if there are none.
-    async fn rows(&self, pool: &PgPool) -> Result<Vec<Row>, sqlx::Error> {
+    async fn rows(&self, conn: &mut PgConnection) -> Result<Vec<Row>, sqlx::Error> {
         let names: Vec<String> = self.wanted().keys().cloned().collect();
         let sql = format!(
             "insert into leases (name, holder, fence, expires_at) select name, '', 0, {NOW_POSTGRES} \
              from unnest($1::text[]) as s (name) where not exists (select 1 from leases l where l.name = s.name) \
              on conflict do nothing"
         );
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(names).execute(pool).await?;
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(names).execute(&mut *conn).await?;
         let sql = format!("delete from leases where expires_at < {NOW_POSTGRES} - $1");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(FORGET_MICROS).execute(pool).await?;
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(FORGET_MICROS).execute(&mut *conn).await?;
         let sql = format!("select name, holder, expires_at, state, {NOW_POSTGRES} as now from leases order by name");
-        sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *conn).await
     }
 
     /// Keeps what others say.
@@ -247,7 +267,7 @@ impl Leases {
         held.filter(|held| !held.lost.is_cancelled()).take(count).for_each(|held| held.lost.cancel());
     }
 
-    async fn take(&self, pool: &PgPool, names: Vec<String>) -> Result<(), sqlx::Error> {
+    async fn take(&self, conn: &mut PgConnection, names: Vec<String>) -> Result<(), sqlx::Error> {
         if names.is_empty() {
             return Ok(());
         }
@@ -261,7 +281,7 @@ impl Leases {
             .bind(self.process())
             .bind(names)
             .bind(micros(TERM))
-            .fetch_all(pool)
+            .fetch_all(&mut *conn)
             .await?;
         for (name, fence) in taken {
             let Some((sender, stop)) = self.wanted().get_mut(&name).and_then(|wanted| wanted.waiting.take()) else {
@@ -297,12 +317,13 @@ impl Leases {
     pub(in crate::journal) async fn leave(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         self.0.has_left.store(true, Ordering::Release);
         self.0.bell.ring();
+        let mut conn = pool.acquire().await?;
         let sql = format!(
             "update leases set holder = '', expires_at = {NOW_POSTGRES}, state = null where holder = $1 \
              and name in (select name from leases where holder = $1 order by name for update)"
         );
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(self.process()).execute(pool).await?;
-        self.ring_others(pool).await
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(self.process()).execute(&mut *conn).await?;
+        self.ring_others(&mut conn).await
     }
 }
 

@@ -5,20 +5,13 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use url::Url;
 
 use super::Shared;
-use super::definition::{Definition, Format};
+use super::definition::Format;
 use super::oauth2;
-use super::secrets::{Auth, Secrets, is_secret_header};
-use super::signature::Signer;
-use crate::event::{Cursor, TRACEPARENT, TRACESTATE, TraceContext};
-use crate::journal::webhooks::WebhookRow;
-use crate::runtime::random_hex;
+use super::receiver::Receiver;
+use crate::event::TraceContext;
 use crate::telemetry::traces::{self, SpanKind, Step};
 use crate::web::outgoing::Refused;
 
@@ -30,61 +23,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_BYTES_KEPT: usize = 4 * 1024;
 /// Longest wait that a receiver may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Of CloudEvents: who asks for consent, and on whose behalf calls are made.
-const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
-const REQUEST_RATE: HeaderName = HeaderName::from_static("webhook-request-rate");
-const USER_AGENT: &str = concat!("Postern/", env!("CARGO_PKG_VERSION"));
-
-/// Where calls go, how they are signed, and what all of them carry.
-pub(super) struct Receiver {
-    pub(super) url: Url,
-    signer: Signer,
-    /// Of a subscription: its hub and its topic.
-    links: Option<String>,
-    /// What all of its calls carry.
-    pub(super) headers: HeaderMap,
-    pub(super) auth: Option<Auth>,
-}
-
-impl Receiver {
-    /// Nothing if what is stored can't be used.
-    pub(super) fn new(shared: &Shared, row: &WebhookRow, definition: &Definition, secrets: Secrets) -> Option<Self> {
-        let signer = secrets.signer(&definition.signature)?;
-        let mut headers = HeaderMap::with_capacity(secrets.headers.len() + 16);
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        for (name, value) in &secrets.headers {
-            let mut shown = HeaderValue::try_from(value).ok()?;
-            shown.set_sensitive(is_secret_header(name));
-            headers.insert(HeaderName::try_from(name.as_str()).ok()?, shown);
-        }
-        match &secrets.auth {
-            Some(Auth::Basic { username, password }) => {
-                let pair = STANDARD.encode(format!("{username}:{password}"));
-                headers.insert(header::AUTHORIZATION, secret(&format!("Basic {pair}"))?);
-            }
-            Some(Auth::Bearer(token)) => {
-                headers.insert(header::AUTHORIZATION, secret(&format!("Bearer {token}"))?);
-            }
-            Some(Auth::Oauth2 { .. }) | None => {}
-        }
-        headers.insert(REQUEST_ORIGIN, HeaderValue::try_from(&shared.authority).ok()?);
-        if let Some(rate) = definition.rate_per_minute() {
-            headers.insert(REQUEST_RATE, rate.into());
-        }
-        let links = definition.websub.as_ref().map(|subscription| {
-            let (hub, topic) = (&shared.public_url, &subscription.topic);
-            format!("<{hub}/websub>; rel=\"hub\", <{topic}>; rel=\"self\"")
-        });
-        Some(Self { url: row.url.parse().ok()?, signer, headers, links, auth: secrets.auth })
-    }
-}
-
-/// A value that no log shows.
-pub(super) fn secret(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
 
 /// What is called for: an event at its place, with the bytes of its first attempt.
 #[derive(Clone, Debug, Default)]
@@ -159,12 +97,12 @@ pub(super) async fn post(
     replay: &str,
 ) -> Result<Outcome, Outcome> {
     let started_at = shared.clock.now_micros();
-    let mut headers = headers(shared, receiver, delivery, attempt, started_at / 1_000_000, replay);
     let mut step = step(receiver, delivery, attempt);
-    if let Some(parent) = step.traceparent().and_then(|parent| HeaderValue::try_from(parent).ok()) {
-        headers.insert(HeaderName::from_static(TRACEPARENT), parent);
+    let mut headers = receiver.headers(shared, delivery, attempt, started_at / 1_000_000, replay, step.traceparent());
+    if let Err(outcome) = oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await {
+        outcome.error.inspect(|class| step.fail(class));
+        return Err(outcome);
     }
-    oauth2::authorize(shared, receiver.auth.as_ref(), &mut headers).await?;
     // Not by the builder, which would copy each header into its own.
     let mut request = reqwest::Request::new(Method::POST, receiver.url.clone());
     *request.headers_mut() = headers;
@@ -231,12 +169,12 @@ async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outc
             return;
         }
     };
-    answered.clone_from(response.headers());
+    *answered = std::mem::take(response.headers_mut());
     let status = response.status();
     outcome.status = Some(status.as_u16());
     if !status.is_success() {
         outcome.error = Some(if status.is_redirection() { "redirect" } else { "status" });
-        outcome.retry_after = retry_after(response.headers(), outcome.started_at);
+        outcome.retry_after = retry_after(answered, outcome.started_at);
     }
     let (mut kept, mut read) = (Vec::new(), 0);
     loop {
@@ -260,49 +198,6 @@ async fn exchange(shared: &Shared, request: reqwest::Request, outcome: &mut Outc
         // PostgreSQL takes no zero characters in a text.
         outcome.answer = Some(String::from_utf8_lossy(&kept).replace('\0', "\u{fffd}"));
     }
-}
-
-/// Everything that a call carries but its body.
-pub(super) fn headers(
-    shared: &Shared,
-    receiver: &Receiver,
-    delivery: &Delivery,
-    attempt: i64,
-    timestamp: i64,
-    replay: &str,
-) -> HeaderMap {
-    let id = webhook_id(&delivery.event_id);
-    let cursor = Cursor::new(shared.journal.id(), delivery.last());
-    let via = || format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url);
-    let mut headers = receiver.headers.clone();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(delivery.content_type));
-    headers.extend(delivery.headers.iter().cloned());
-    let signatures = receiver.signer.headers(&id, timestamp, &delivery.body);
-    let own = [
-        (HeaderName::from_static("webhook-id"), id),
-        (HeaderName::from_static("webhook-timestamp"), timestamp.to_string()),
-        (HeaderName::from_static("webhook-sequence"), delivery.last().to_string()),
-        (HeaderName::from_static("webhook-attempt"), attempt.to_string()),
-        (header::LINK, receiver.links.clone().unwrap_or_else(via)),
-    ];
-    let key = (!delivery.key.is_empty()).then(|| (HeaderName::from_static("webhook-key"), delivery.key.clone()));
-    let replay = (!replay.is_empty()).then(|| (HeaderName::from_static("webhook-replay"), replay.to_owned()));
-    let trace = delivery.trace.iter().flat_map(|trace| {
-        let parent = (HeaderName::from_static(TRACEPARENT), trace.child(&random_hex(8)));
-        [Some(parent), trace.state.clone().map(|state| (HeaderName::from_static(TRACESTATE), state))]
-    });
-    for (name, value) in own.into_iter().chain(signatures).chain(key).chain(replay).chain(trace.flatten()) {
-        let value =
-            HeaderValue::try_from(value).expect("ids and keys are percent-encoded, the rest is checked at start");
-        headers.insert(name, value);
-    }
-    headers
-}
-
-/// The event id without `%` and `.` (the signature's separator), and with nothing that a header can't carry.
-fn webhook_id(event_id: &str) -> String {
-    const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b'.').add(b' ');
-    utf8_percent_encode(event_id, ENCODED).to_string()
 }
 
 /// The class of a call that got no whole answer.
@@ -386,12 +281,6 @@ pub(super) fn wait_after(schedule: &[Duration], attempts: i64, retry_after: Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_has_no_dot_and_can_stand_in_a_header() {
-        assert_eq!(webhook_id("cart:1.5%\n ä"), "cart:1%2E5%25%0A%20%C3%A4");
-        assert_eq!(webhook_id("0b6f-1"), "0b6f-1");
-    }
 
     #[test]
     fn retry_after_is_read_in_all_its_forms() {

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::attempt::{self, Delivery, Receiver};
+use super::attempt::{self, Delivery};
+use super::receiver::Receiver;
 use super::rest::Shown;
 use super::{Shared, definition_of};
 use crate::journal::Error;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -158,7 +159,11 @@ impl Dispatch {
             self.start_writing();
             let wake_at = self.wake_at();
             tokio::select! {
-                Some(done) = self.calls.next(), if !self.calls.is_empty() => self.settle(done),
+                Some(done) = self.calls.next(), if !self.calls.is_empty() => {
+                    // First the connections that have an answer at this moment: one turn of the loop settles them all.
+                    yield_now().await;
+                    self.settle(done);
+                }
                 stretch = ready(&mut self.reading) => self.take(stretch),
                 written = ready(&mut self.writing) => self.written(written),
                 asked = ready(&mut self.asking) => self.asked(asked),

@@ -31,6 +31,7 @@ mod missed;
 mod oauth2;
 mod pace;
 mod preview;
+mod receiver;
 mod register;
 mod represent;
 mod rest;

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use url::form_urlencoded;
 
 use super::Shared;
-use super::attempt::{Outcome, secret, send};
+use super::attempt::{Outcome, send};
+use super::receiver::secret;
 use super::secrets::Auth;
 
 /// A token is fetched anew so long before it expires.

@@ -14,7 +14,7 @@ use super::draft::Draft;
 use super::rest::{Shown, json_body};
 use super::secrets::Secrets;
 use super::target::{self, Target};
-use super::{Shared, attempt, signature};
+use super::{Shared, signature};
 use crate::journal::webhooks::WebhookRow;
 use crate::journal::{Columns, Order, Range};
 use crate::web::auth::{Client, Scope};
@@ -70,7 +70,7 @@ pub(super) async fn preview(
 
 fn request(shared: &Shared, target: &Target, entry: &crate::event::Entry) -> Value {
     let delivery = target.alone(entry);
-    let headers = attempt::headers(shared, &target.receiver, &delivery, 1, shared.clock.now_micros() / 1_000_000, "");
+    let headers = target.receiver.headers(shared, &delivery, 1, shared.clock.now_micros() / 1_000_000, "", None);
     let shown = headers.iter().map(|(name, value)| {
         let value = if value.is_sensitive() { "***" } else { value.to_str().unwrap_or_default() };
         (name.to_string(), value.into())

@@ -7,12 +7,13 @@ use axum::body::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::Shared;
-use super::attempt::{Delivery, Receiver};
+use super::attempt::Delivery;
 use super::attributes::RATE_MAX;
 use super::body::Renderer;
 use super::definition::{Batch, Definition, Format, OnExhausted, Ordering};
 use super::lanes::Rules;
 use super::pace::Pace;
+use super::receiver::Receiver;
 use crate::event::Entry;
 use crate::filter::{Filter, OWN_SOURCE, Selection};
 use crate::journal::replays::{Kind, ReplayRow};

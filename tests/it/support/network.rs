@@ -26,12 +26,20 @@ struct Connection {
 
 impl Network {
     pub async fn to(server: &str) -> Self {
+        Self::by(Url::parse(server).unwrap()).await
+    }
+
+    /// One on which can be read what is said.
+    pub async fn without_tls_to(server: &str) -> Self {
         let mut url = Url::parse(server).unwrap();
+        url.query_pairs_mut().append_pair("sslmode", "disable");
+        Self::by(url).await
+    }
+
+    async fn by(mut url: Url) -> Self {
         let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(super::serve::free_port())).unwrap();
-        // What is said can be read.
-        url.query_pairs_mut().append_pair("sslmode", "disable");
         let mut network = Self { url, server, connections: Arc::default(), last_word: Arc::default(), listening: None };
         network.mend().await;
         network
