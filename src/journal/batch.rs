@@ -14,6 +14,16 @@ pub(super) fn inserts(table: &str, columns: &str) -> Texts {
     SQLITE_ROWS.map(|rows| format!("insert into {table} ({columns}) values {}", vec![row.as_str(); rows].join(", ")))
 }
 
+/// The same for rows that begin with the same values, which are bound once and first.
+pub(super) fn inserts_with(table: &str, same: &str, columns: &str) -> Texts {
+    let row = format!("({})", vec!["?"; columns.split(',').count()].join(", "));
+    let binds = same.split(',').map(|name| format!("? as {name}")).collect::<Vec<_>>().join(", ");
+    SQLITE_ROWS.map(|rows| {
+        let rows = vec![row.as_str(); rows].join(", ");
+        format!("insert into {table} ({same}, {columns}) select * from (select {binds}), (values {rows}) where true")
+    })
+}
+
 /// `$from, …` for so many binds, the form that both engines read.
 pub(super) fn numbered(from: usize, count: usize) -> String {
     (from..from + count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")

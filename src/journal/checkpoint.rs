@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::batch::{POSTGRES_ROWS_MAX, Texts, chunks, column, inserts};
+use super::batch::{POSTGRES_ROWS_MAX, Texts, chunks, column, inserts_with};
 use super::db::{Conn, execute, with_conn};
 use super::deliveries::{AttemptRow, DeliveryRow, Wish};
 use super::leases::Lease;
@@ -210,17 +210,15 @@ async fn insert_attempts(conn: &mut Conn, checkpoint: &Checkpoint, with_answers:
          error, answer) select $1, $2, * from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
          $7::bigint[], $8::text[], $9::text[]) on conflict do nothing";
     static SQLITE: LazyLock<Texts> = LazyLock::new(|| {
-        let columns = "webhook, replay, position, attempt, started_at, duration_ms, status, error, answer";
-        inserts("attempts", columns).map(|text| text + " on conflict do nothing")
+        let columns = "position, attempt, started_at, duration_ms, status, error, answer";
+        inserts_with("attempts", "webhook, replay", columns).map(|text| text + " on conflict do nothing")
     });
     match conn {
         Conn::Sqlite(transaction) => {
             for (which, rows) in chunks(attempts) {
-                let mut query = sqlx::query(SQLITE[which].as_str());
+                let mut query = sqlx::query(SQLITE[which].as_str()).bind(webhook).bind(replay);
                 for row in rows {
                     query = query
-                        .bind(webhook)
-                        .bind(replay)
                         .bind(row.position)
                         .bind(row.attempt)
                         .bind(row.started_at)

@@ -23,8 +23,8 @@ use crate::journal::checkpoint::Checkpoint;
 use crate::journal::deliveries::{AttemptRow, DeliveryRow};
 use crate::journal::webhooks::{Status, WebhookRow};
 
-/// Events held in memory: enough to keep all calls busy over one read of the journal.
-const HELD_MAX: usize = 200;
+/// Events held in memory: enough to keep all calls busy over one read of the journal, and to read many at once.
+const HELD_MAX: usize = 500;
 /// … and bytes of their bodies, before the page that goes beyond.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Positions between the cursor and the last one read: what a crash may repeat at most.
