@@ -199,6 +199,8 @@ impl Db {
                 .filename(path)
                 .create_if_missing(true)
                 .journal_mode(SqliteJournalMode::Wal)
+                // Pages that many commits change, such as those of logs, are copied to the file once for more of them.
+                .pragma("wal_autocheckpoint", "4000")
                 // Full: a commit that was answered survives a power cut, not only a crash.
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)

@@ -11,9 +11,21 @@ use serde_json::json;
 use super::definition::Format;
 use super::websub::Topic;
 use crate::event::{CloudEvent, Cursor, Entry};
+use crate::journal::Columns;
 
 /// What is not written as it is in the header of a CloudEvents attribute (HTTP binding, section 3.1.3.2).
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// What a call needs of an event: all but what only feeds and queries show.
+const CALLED: Columns = Columns::ID
+    .with(Columns::SOURCE)
+    .with(Columns::AGGREGATE)
+    .with(Columns::VERSION)
+    .with(Columns::OCCURRED)
+    .with(Columns::RECORDED)
+    .with(Columns::ERASED)
+    .with(Columns::DATA)
+    .with(Columns::METADATA);
 
 /// The selected data of an event, as JSON; nothing if the selection does not fit any more.
 pub type Projection = Arc<dyn Fn(&Entry) -> String + Send + Sync>;
@@ -36,6 +48,15 @@ impl Renderer {
             Format::Cloudevents => "application/cloudevents+json",
             Format::CloudeventsBatch => "application/cloudevents-batch+json",
             Format::Websub => self.topic.as_ref().map_or("application/atom+xml", |topic| topic.content_type),
+        }
+    }
+
+    /// What has to be read of an event.
+    pub(super) fn columns(&self) -> Columns {
+        match self.format {
+            _ if self.projection.is_some() => Columns::ALL,
+            Format::Websub => Columns::ALL,
+            _ => CALLED,
         }
     }
 

@@ -12,7 +12,7 @@ use super::turn::{Done, Retry, attempt_of};
 use super::{Shared, batch};
 use crate::event::Entry;
 use crate::journal::deliveries::DeliveryRow;
-use crate::journal::{Columns, Error, Order, Range};
+use crate::journal::{Error, Order, Range};
 use crate::runtime::Backoff;
 
 const RETRY_READ_MICROS: i64 = 1_000_000;
@@ -24,7 +24,7 @@ pub(super) async fn first(
     shared: &Shared,
     target: &Target,
     stop: &CancellationToken,
-    delivery: Delivery,
+    delivery: Box<Delivery>,
     started: i64,
 ) -> Done {
     match call(shared, target, stop, &delivery, 1).await {
@@ -140,7 +140,7 @@ async fn find(shared: &Shared, target: &Target, stop: &CancellationToken, retry:
     let is_part = |entry: &&Entry| Ordering::of_turn(turn).turn(entry) == *turn && target.owes(shared, entry);
     loop {
         let range = Range { after, through: Some(through), order: Order::Ascending };
-        let page = target.read_of(shared, &selection, range, FOUND_AT_ONCE, Columns::ALL).await?;
+        let page = target.read_of(shared, &selection, range, FOUND_AT_ONCE, target.renderer.columns()).await?;
         after = page.covered;
         let Some(entry) = page.entries.iter().find(is_part) else {
             if page.more && !stop.is_cancelled() {

@@ -45,7 +45,7 @@ const DISABLED_FAILURES: i64 = 10;
 const WAIT_MAX_MICROS: i64 = 27 * 3_600 * 1_000_000;
 
 /// Checkpoints after which the log is shortened; the first one does it, too, so that restarts don't let it grow.
-const PRUNE_EVERY: u64 = 16;
+const PRUNE_EVERY: u64 = 64;
 
 struct Slot {
     position: i64,
@@ -247,7 +247,7 @@ impl Lanes {
             self.pace().started(now);
             return Some(Start::Retry(Retry { turn, position, attempts, through, batch, started: now }));
         }
-        let delivery = if first_possible { self.ready.pop_front()? } else { return None };
+        let delivery = if first_possible { Box::new(self.ready.pop_front()?) } else { return None };
         self.pace().started(now);
         self.first_in_flight += 1;
         self.retried_last = false;
@@ -279,7 +279,7 @@ impl Lanes {
                 self.settle_slot(delivery.position);
                 if outcome.error.is_some() {
                     let turn = delivery.turn.clone();
-                    self.fail(delivery, 1, &outcome, now);
+                    self.fail(*delivery, 1, &outcome, now);
                     self.pass_followers(&turn);
                 } else {
                     self.release(&delivery.turn);

@@ -1,7 +1,9 @@
 //! Whom a webhook calls: where, and what its calls carry beside the body.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
+use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -28,6 +30,8 @@ const SEQUENCE: HeaderName = HeaderName::from_static("webhook-sequence");
 const ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
 const KEY: HeaderName = HeaderName::from_static("webhook-key");
 const REPLAY: HeaderName = HeaderName::from_static("webhook-replay");
+/// As a rule the values of a call's headers have no more.
+const VALUES_BYTES: usize = 512;
 const USER_AGENT: &str = concat!("Postern/", env!("CARGO_PKG_VERSION"));
 
 /// Where calls go, how they are signed, and what all of them carry.
@@ -89,38 +93,61 @@ impl Receiver {
         headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(delivery.content_type));
         headers.extend(delivery.headers.iter().cloned());
+        let mut values = Values { text: String::with_capacity(VALUES_BYTES), ends: Vec::with_capacity(12) };
         for (name, signature) in self.signer.headers(&id, timestamp, &delivery.body) {
-            headers.insert(name, plain(signature));
+            values.push(name, format_args!("{signature}"));
         }
-        headers.insert(ID, plain(id.into_owned()));
-        headers.insert(TIMESTAMP, timestamp.into());
-        headers.insert(SEQUENCE, delivery.last().into());
-        headers.insert(ATTEMPT, attempt.into());
-        let via = || {
-            let cursor = Cursor::new(shared.journal.id(), delivery.last());
-            plain(format!("<{}/feeds/all.atom?after={cursor}>; rel=\"via\"", shared.public_url))
-        };
-        headers.insert(header::LINK, self.links.clone().unwrap_or_else(via));
+        values.push(ID, format_args!("{id}"));
+        values.push(TIMESTAMP, format_args!("{timestamp}"));
+        values.push(SEQUENCE, format_args!("{}", delivery.last()));
+        values.push(ATTEMPT, format_args!("{attempt}"));
+        match &self.links {
+            Some(links) => drop(headers.insert(header::LINK, links.clone())),
+            None => {
+                let cursor = Cursor::new(shared.journal.id(), delivery.last());
+                let public_url = &shared.public_url;
+                values.push(header::LINK, format_args!("<{public_url}/feeds/all.atom?after={cursor}>; rel=\"via\""));
+            }
+        }
         if !delivery.key.is_empty() {
-            headers.insert(KEY, plain(delivery.key.clone()));
+            values.push(KEY, format_args!("{}", delivery.key));
         }
         if !replay.is_empty() {
-            headers.insert(REPLAY, plain(replay.to_owned()));
+            values.push(REPLAY, format_args!("{replay}"));
         }
         let trace = delivery.trace.as_ref();
         if let Some(parent) = traceparent.or_else(|| trace.map(|trace| trace.child(&random_hex(8)))) {
-            headers.insert(TRACEPARENT, plain(parent));
+            values.push(HeaderName::from_static(TRACEPARENT), format_args!("{parent}"));
         }
-        if let Some(state) = trace.and_then(|trace| trace.state.clone()) {
-            headers.insert(TRACESTATE, plain(state));
+        if let Some(state) = trace.and_then(|trace| trace.state.as_deref()) {
+            values.push(HeaderName::from_static(TRACESTATE), format_args!("{state}"));
         }
+        values.insert_into(&mut headers);
         headers
     }
 }
 
-/// A value of which it is known that a header can carry it.
-fn plain(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("ids and keys are percent-encoded, the rest is checked at start")
+/// Values of one call's headers, one behind the other: they share one allocation.
+struct Values {
+    text: String,
+    /// Where each ends.
+    ends: Vec<(HeaderName, usize)>,
+}
+
+impl Values {
+    fn push(&mut self, name: HeaderName, value: fmt::Arguments) {
+        self.text.write_fmt(value).expect("memory can be written to");
+        self.ends.push((name, self.text.len()));
+    }
+
+    fn insert_into(self, headers: &mut HeaderMap) {
+        let (text, mut start) = (Bytes::from(self.text), 0);
+        for (name, end) in self.ends {
+            let value = HeaderValue::from_maybe_shared(text.slice(start..end));
+            headers.insert(name, value.expect("ids and keys are percent-encoded, the rest is checked at start"));
+            start = end;
+        }
+    }
 }
 
 /// A value that no log shows.

@@ -22,6 +22,8 @@ const SEED_BYTES: usize = 32;
 /// A multiple of three, so that the text has no padding and every library reads it.
 const NEW_BYTES: usize = 24;
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// A `v1` one has so many.
+const SIGNATURE_BYTES: usize = 47;
 /// How far a receiver lets the sender's clock differ.
 pub const TOLERANCE_SECONDS: i64 = 300;
 
@@ -134,7 +136,7 @@ impl Signer {
         let now = timestamp.saturating_mul(1_000_000);
         let keys = || self.keys.iter().enumerate().filter(|(n, key)| *n == 0 || key.until > now).map(|(_, key)| key);
         let time = timestamp.to_string();
-        let (mut headers, mut standard) = (Vec::with_capacity(2), String::new());
+        let (mut headers, mut standard) = (Vec::with_capacity(2), String::with_capacity(SIGNATURE_BYTES));
         for profile in &self.profiles {
             match profile {
                 Profile::V1 => {

@@ -96,12 +96,13 @@ impl Target {
     }
 
     fn place(&self, entry: &Entry) -> Delivery {
+        let key = entry.event.key();
         Delivery {
             position: entry.position,
             event_id: entry.event.id.clone(),
             r#type: entry.event.r#type.clone(),
-            key: entry.event.key(),
-            turn: self.rules.ordering.turn(entry),
+            turn: if self.rules.ordering == Ordering::Key { key.clone() } else { self.rules.ordering.turn(entry) },
+            key,
             ..Delivery::default()
         }
     }
@@ -136,7 +137,7 @@ impl Target {
     pub(super) async fn read(&self, shared: &Shared, after: i64, limit: usize) -> Result<Page, Error> {
         let through = self.replay.as_ref().map(|replay| replay.through);
         let range = Range { through, ..Range::after(after) };
-        self.read_of(shared, &self.selection, range, limit, Columns::ALL).await
+        self.read_of(shared, &self.selection, range, limit, self.renderer.columns()).await
     }
 
     /// What of a range belongs to the lane.

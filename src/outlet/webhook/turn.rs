@@ -25,7 +25,11 @@ pub(super) fn attempt_of(delivery: &Delivery, position: i64, attempts: i64) -> i
 
 #[derive(Debug)]
 pub(super) enum Start {
-    First { delivery: Delivery, started: i64 },
+    /// In a box: it goes through many hands.
+    First {
+        delivery: Box<Delivery>,
+        started: i64,
+    },
     Retry(Retry),
 }
 
@@ -33,7 +37,7 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) enum Done {
     First {
-        delivery: Delivery,
+        delivery: Box<Delivery>,
         started: i64,
         outcome: Outcome,
     },

@@ -50,7 +50,7 @@ fn lanes_of(row: &WebhookRow, failing: Vec<DeliveryRow>, schedule: &[Duration], 
     Lanes::new(row, row.cursor, failing, rules, 0)
 }
 
-fn first(lanes: &mut Lanes, now: i64) -> Option<(Delivery, i64)> {
+fn first(lanes: &mut Lanes, now: i64) -> Option<(Box<Delivery>, i64)> {
     match lanes.start(now) {
         Some(Start::First { delivery, started }) => Some((delivery, started)),
         _ => None,
