@@ -206,8 +206,15 @@ pub(super) async fn apply_append(conn: &mut Conn, head: &mut HeadRow, append: &A
     Ok(appended)
 }
 
+/// An id for a record.
+pub(super) fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
 /// A record of our own about something else, which happened now.
 pub(super) struct Record {
+    /// A new one.
+    pub(super) id: String,
     pub(super) source: String,
     pub(super) r#type: &'static str,
     pub(super) aggregate_type: String,
@@ -216,7 +223,7 @@ pub(super) struct Record {
     pub(super) summary: String,
 }
 
-/// Journals records in the writer's transaction, under the head's lock. Their ids are new.
+/// Journals records in the writer's transaction, under the head's lock.
 pub(super) async fn apply_records(
     conn: &mut Conn,
     head: &mut HeadRow,
@@ -225,7 +232,7 @@ pub(super) async fn apply_records(
     let now = Micros(head.now);
     let arrival = |record: Record| Arrival {
         event: Event {
-            id: uuid::Uuid::now_v7().to_string(),
+            id: record.id,
             source: record.source,
             r#type: record.r#type.to_owned(),
             aggregate_type: record.aggregate_type,

@@ -10,10 +10,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Error;
 use super::listen::CHANNEL;
+use crate::runtime::Backoff;
 
 /// A connection that was used within this time is taken to be alive.
 const PING_AFTER: Duration = Duration::from_secs(1);
@@ -176,12 +177,16 @@ async fn revive(connection: &mut PgConnection, options: &PgConnectOptions) -> Re
     if let Ok(answer) = timeout(PING_MAX, connection.ping()).await {
         return answer;
     }
+    let mut backoff = Backoff::new(PING_AFTER, CONNECT_TIMEOUT);
     loop {
-        if let Ok(Ok(fresh)) = timeout(CONNECT_TIMEOUT, connect(options)).await {
-            *connection = fresh;
-            return Ok(());
+        match timeout(CONNECT_TIMEOUT, connect(options)).await.unwrap_or_else(|_| Err(silent())) {
+            Ok(fresh) => {
+                *connection = fresh;
+                return Ok(());
+            }
+            Err(cause) => warn!(%cause, "can't replace a connection to the journal that fell silent: {cause}"),
         }
-        sleep(PING_AFTER).await;
+        sleep(backoff.next_wait()).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::append::{Appended, Record, apply_records};
+use super::append::{Appended, Record, apply_records, new_id};
 use super::db::{Conn, Db, execute, select, with_conn};
 use super::writer::{HeadRow, Write};
 use super::{Error, Journal};
@@ -142,6 +142,7 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, event_id: &str) -
     }
     execute!(conn, "update quarantine set raw = '' where event_id = $1", event_id);
     let record = Record {
+        id: new_id(),
         data: serde_json::json!({ "id": event_id, "type": erased.r#type, "position": position }),
         source: erased.source,
         r#type: ERASED,

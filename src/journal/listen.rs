@@ -100,12 +100,13 @@ impl Journal {
         false
     }
 
-    /// Rings if the head has moved since it was `seen` here, and tells whether it has.
+    /// Rings if another process has moved the head since it was `seen` here, and tells whether one has.
     async fn look(&self, seen: &mut (i64, Past)) -> bool {
         match self.head().await {
             Ok(head) => {
                 let now = (head.position, head.past());
-                let has_moved = std::mem::replace(seen, now) != now;
+                let is_new = std::mem::replace(seen, now) != now;
+                let has_moved = is_new && !self.inner.known.has_written(now.0, now.1);
                 if has_moved {
                     self.inner.bell.ring();
                 }

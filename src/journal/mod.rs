@@ -228,6 +228,8 @@ struct Known {
     erasures: Arc<AtomicI64>,
     /// The head that was read last: older than these may be.
     head: Arc<Mutex<Option<Head>>>,
+    /// Where the head stood when this process moved it last.
+    written: Arc<Mutex<Option<(i64, Past)>>>,
 }
 
 impl Known {
@@ -236,6 +238,16 @@ impl Known {
         self.erasures.fetch_max(past.erasures, Ordering::AcqRel);
         self.oldest.fetch_max(past.oldest, Ordering::AcqRel);
         self.position.fetch_max(position, Ordering::AcqRel);
+    }
+
+    fn wrote(&self, position: i64, past: Past) {
+        self.reached(position, past);
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some((position, past));
+    }
+
+    /// Whether it was this process that moved the head to where it stands.
+    fn has_written(&self, position: i64, past: Past) -> bool {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) == Some((position, past))
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::append::{Appended, Record, apply_records};
+use super::append::{Appended, Record, apply_records, new_id};
 use super::db::{Conn, execute};
 use super::webhooks::AGGREGATE_TYPE;
 use super::writer::{HeadRow, Write};
@@ -118,6 +118,7 @@ pub(super) async fn apply(conn: &mut Conn, head: &mut HeadRow, purge: &Purge) ->
 fn record(missed: &Missed) -> Record {
     let Missed { webhook, owner, from, to, count } = missed;
     Record {
+        id: new_id(),
         source: OWN_SOURCE.to_owned(),
         r#type: "postern.webhook.missed",
         aggregate_type: AGGREGATE_TYPE.to_owned(),

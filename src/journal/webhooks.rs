@@ -3,12 +3,12 @@
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use super::append::{Record, apply_records};
+use super::append::{Record, apply_records, new_id};
 use super::batch::numbered;
 use super::db::{Conn, execute, select, with_conn};
 use super::leases::Lease;
 use super::writer::{HeadRow, Write};
-use super::{Error, Journal};
+use super::{Error, Journal, inbox};
 use crate::filter::OWN_SOURCE;
 
 /// The aggregate type of what is journaled about webhooks.
@@ -96,6 +96,7 @@ pub struct StatusCount {
 /// What happened to a webhook: journaled in the transaction in which it does, as `postern.webhook.…`.
 #[derive(Clone, Debug)]
 pub struct Notice {
+    id: String,
     pub webhook: String,
     pub owner: String,
     pub r#type: &'static str,
@@ -104,13 +105,14 @@ pub struct Notice {
 
 impl Notice {
     pub fn new(row: &WebhookRow, r#type: &'static str, reason: Option<String>) -> Self {
-        Self { webhook: row.id.clone(), owner: row.owner.clone(), r#type, reason }
+        Self { id: new_id(), webhook: row.id.clone(), owner: row.owner.clone(), r#type, reason }
     }
 
     fn record(&self) -> Record {
-        let Self { webhook, owner, r#type, reason } = self;
+        let Self { id, webhook, owner, r#type, reason } = self;
         let what = r#type.rsplit('.').next().unwrap_or_default();
         Record {
+            id: id.clone(),
             source: OWN_SOURCE.to_owned(),
             r#type,
             aggregate_type: AGGREGATE_TYPE.to_owned(),
@@ -125,7 +127,10 @@ impl Notice {
 }
 
 pub(super) async fn notify(conn: &mut Conn, head: &mut HeadRow, notices: &[Notice]) -> Result<(), Error> {
-    apply_records(conn, head, notices.iter().map(Notice::record)).await.map(|_| ())
+    // A checkpoint may be written again, as nobody knows whether it was.
+    let known = inbox::read(conn, &notices.iter().map(|notice| notice.id.as_str()).collect::<Vec<_>>()).await?;
+    let new = notices.iter().filter(|notice| known.iter().all(|(id, _)| *id != notice.id));
+    apply_records(conn, head, new.map(Notice::record)).await.map(|_| ())
 }
 
 /// What an edit does to the rows.

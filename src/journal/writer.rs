@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::append::{Append, Appended, apply_append};
 use super::db::{Conn, Db, LOCK_HEAD_POSTGRES, LOCK_HEAD_SQLITE, execute, silent};
@@ -174,7 +175,10 @@ impl Desk {
                 }
             }
             // It may have been written: whoever asked for it knows what to do about that.
-            Err(cause) if is_silence(&cause) => jobs.into_iter().for_each(|job| job.answer(Err(silent().into()))),
+            Err(cause) if is_silence(&cause) => {
+                warn!(%cause, "{} writes have no answer of the journal's database: {cause}", jobs.len());
+                jobs.into_iter().for_each(|job| job.answer(Err(silent().into())));
+            }
             // One of them is at fault: each on its own, so that the others don't suffer.
             Err(_) => {
                 for job in jobs.into_iter().filter(|job| !job.reply.is_closed()) {
@@ -189,7 +193,7 @@ impl Desk {
     /// Checkpoints ring nothing: their writers would wake one another for ever.
     fn ring(&self, head: Option<HeadRow>) {
         if let Some(head) = head {
-            self.known.reached(head.position, Past { oldest: head.oldest, erasures: head.erasures });
+            self.known.wrote(head.position, Past { oldest: head.oldest, erasures: head.erasures });
             self.bell.ring();
         }
     }

@@ -43,6 +43,8 @@ const HEADERS_TIME: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How often connections are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a peer may leave unacknowledged what is sent to it.
+const UNHEARD_MAX: Duration = Duration::from_secs(60);
 /// Streams of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
 /// Connections at a time, or what the system's limit of open files leaves.
@@ -147,6 +149,9 @@ fn connections_max() -> usize {
 
 async fn connection(serving: &Arc<Serving>, tls: Option<Tls>, stream: TcpStream, peer: Peer, activity: Arc<Activity>) {
     let _ = stream.set_nodelay(true);
+    // What is sent to a peer that is gone without a word fills the system's buffers for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNHEARD_MAX));
     let Some(tls) = tls else { return speak(serving, stream, peer, activity).await };
     tokio::select! {
         () = serving.stopping.cancelled() => {}

@@ -324,3 +324,26 @@ async fn what_a_gateway_gave_up_does_not_wait_on_the_server_for_ever() {
     drop(lock);
     topology.until("a gateway that works again", async || waiting().await.is_empty()).await;
 }
+
+#[tokio::test]
+async fn who_hears_others_is_not_disturbed_by_own_writes() {
+    let topology = with_push().await;
+    let serve = topology.serve().await;
+    let mut watcher = PgConnection::connect(&topology.journal.url).await.unwrap();
+    let mut listening = async || -> Vec<i32> {
+        let sql = "select pid from pg_stat_activity where datname = current_database() and query like 'LISTEN%'";
+        sqlx::query_scalar(sql).fetch_all(&mut watcher).await.unwrap()
+    };
+    topology.until("a connection that listens", async || listening().await.len() == 1).await;
+    let first = listening().await;
+    // A connection that is younger than five seconds is not doubted; the head is looked at every second.
+    let started = Instant::now();
+    for n in 0.. {
+        assert!(push(&topology, &serve, &n.to_string()).await);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        if started.elapsed() > Duration::from_secs(9) {
+            break;
+        }
+    }
+    assert_eq!(listening().await, first);
+}

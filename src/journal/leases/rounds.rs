@@ -22,6 +22,7 @@ const FORGET_MICROS: i64 = 3_600_000_000;
 /// After a round that failed; the longer it goes on, the more, as what was asked may still wait on the server.
 const RETRY: Duration = Duration::from_millis(300);
 const RETRY_MAX: Duration = Duration::from_secs(3);
+const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// The rows by which processes see one another.
 const PROCESS: &str = "process:";
 
@@ -91,21 +92,17 @@ impl Leases {
         let (mut bell, mut is_failing) = (self.0.bell.clone(), false);
         let mut backoff = Backoff::new(RETRY, RETRY_MAX);
         while !self.0.has_left.load(Ordering::Acquire) {
-            let round = async {
+            let done = async {
                 let conn = match &mut connection {
                     Some(conn) => conn,
-                    None => connection.insert(db::connect(&options).await?),
+                    None => connection.insert(connect(&options).await?),
                 };
-                match is_same(conn, &journal).await? {
-                    true => self.round(conn, &configuration).await.map(|()| true),
-                    false => Ok(false),
-                }
+                timeout(ROUND, self.round(conn, &configuration, &journal)).await.unwrap_or_else(|_| Err(db::silent()))
             };
-            let cause = match timeout(ROUND, round).await {
-                Ok(Ok(true)) => None,
-                Ok(Ok(false)) => return Ended::OtherJournal,
-                Ok(Err(cause)) => Some(cause.to_string()),
-                Err(_) => Some("the journal does not answer".to_owned()),
+            let cause = match done.await {
+                Ok(true) => None,
+                Ok(false) => return Ended::OtherJournal,
+                Err(cause) => Some(cause),
             };
             match &cause {
                 Some(cause) if !is_failing => warn!(%cause, "can't renew the leases of this gateway: {cause}"),
@@ -130,7 +127,11 @@ impl Leases {
         Ended::Left
     }
 
-    async fn round(&self, conn: &mut PgConnection, configuration: &str) -> Result<(), sqlx::Error> {
+    /// `false`: the journal is another one now.
+    async fn round(&self, conn: &mut PgConnection, configuration: &str, journal: &str) -> Result<bool, sqlx::Error> {
+        if !is_same(conn, journal).await? {
+            return Ok(false);
+        }
         self.renew(conn, configuration).await?;
         self.release(conn).await?;
         let rows = self.rows(conn).await?;
@@ -149,7 +150,7 @@ impl Leases {
             plan(self.process(), current.as_deref().unwrap_or(configuration), &rows, &waiting, ending)
         };
         self.give(plan.give);
-        self.take(conn, plan.take).await
+        self.take(conn, plan.take).await.map(|()| true)
     }
 
     /// Renews what this process holds, and itself.
@@ -325,6 +326,16 @@ impl Leases {
         sqlx::query(sqlx::AssertSqlSafe(sql)).bind(self.process()).execute(&mut *conn).await?;
         self.ring_others(&mut conn).await
     }
+}
+
+/// Nothing that a round asks takes long, but it may have to wait for a lock.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let connected = async {
+        let mut conn = db::connect(options).await?;
+        sqlx::raw_sql("set statement_timeout = '5s'").execute(&mut conn).await?;
+        Ok(conn)
+    };
+    timeout(CONNECT_MAX, connected).await.unwrap_or_else(|_| Err(db::silent()))
 }
 
 fn micros(duration: Duration) -> i64 {
