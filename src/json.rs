@@ -2,11 +2,15 @@
 //!
 //! Pure. Who hands in a text knows where it came from; nothing here trusts it.
 
+mod indented;
+
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+
+pub use indented::indented;
 
 /// A text that is not JSON, or not of the kind that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

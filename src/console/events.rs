@@ -9,11 +9,11 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde_json::{Value, json};
 
 use super::form::parse_time;
-use super::indented::indented;
 use super::{Console, ROWS_MAX, Shown};
 use crate::event::{Cursor, Entry, escape, event_id_of_atom_id};
 use crate::filter::{Filter, OWN_SOURCE, Selection};
 use crate::journal::{Columns, Error, Head, Order, Page, Range};
+use crate::json::indented;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 

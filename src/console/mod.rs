@@ -10,7 +10,6 @@ mod doors;
 mod events;
 mod feeds;
 mod form;
-mod indented;
 mod live;
 mod overview;
 mod pages;

@@ -5,8 +5,8 @@ use minijinja::{Environment, Error, Value};
 use serde_json::{Map, json};
 
 use super::assets;
-use super::indented::indented;
 use crate::event::{Micros, escape};
+use crate::json::indented;
 use crate::runtime::Clock;
 use crate::web::auth::Client;
 use crate::web::html;

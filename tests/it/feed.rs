@@ -460,7 +460,8 @@ async fn two_gateways_on_one_postgres_journal_serve_the_same_bytes_and_never_an_
 #[tokio::test]
 async fn an_event_is_shown_as_json_and_to_people() {
     let gateway = Gateway::start().await;
-    gateway.append(events(1..=1)).await;
+    let data = r#"{"sku":"TEA","account":12345678901234567890123,"price":1.50}"#;
+    gateway.append(vec![Event { data: data.to_owned(), ..event(1) }]).await;
     let path = format!("/events/{}", event(1).id);
     let detail = json(gateway.get(&path).await).await;
     assert_eq!(detail["position"], 1);
@@ -468,5 +469,7 @@ async fn an_event_is_shown_as_json_and_to_people() {
     assert_eq!(detail["occurredAt"], "2026-01-01T00:01:00.000Z");
     let html = gateway.client().get(gateway.url(&path)).header("accept", "text/html").send().await.unwrap();
     assert!(html.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
-    assert!(html.text().await.unwrap().contains("ItemAdded"));
+    let text = html.text().await.unwrap();
+    assert!(text.contains("ItemAdded"));
+    assert!(text.contains("12345678901234567890123,\n") && text.contains("1.50\n"), "every digit: {text}");
 }

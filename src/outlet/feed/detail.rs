@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::{Feeds, atom};
 use crate::event::{CloudEvent, Entry, EventJson, event_id_of_atom_id};
 use crate::journal::Columns;
-use crate::json;
+use crate::json::indented;
 use crate::web::auth::{Client, Scope};
 use crate::web::problem::{Kind, Problem};
 use crate::web::{html, negotiate};
@@ -84,19 +84,13 @@ fn page(feeds: &Feeds, entry: &Entry) -> Response {
     let metadata = event
         .metadata
         .as_deref()
-        .map_or(String::new(), |metadata| format!("<h2>metadata</h2><pre>{}</pre>", html::escape(&pretty(metadata))));
+        .map_or(String::new(), |metadata| format!("<h2>metadata</h2><pre>{}</pre>", html::escape(&indented(metadata))));
     let body = format!(
         "<p>{}</p><table>{}</table><h2>data</h2><pre>{}</pre>{metadata}<p><a href=\"{}/feeds\">feeds</a></p>",
         html::escape(&entry.summary),
         rows.concat(),
-        html::escape(&pretty(&event.data)),
+        html::escape(&indented(&event.data)),
         html::escape(&feeds.inner.names.public_url)
     );
     html::page(&format!("{} {}", event.r#type, event.aggregate_id), &body)
-}
-
-/// Indented for reading; as it came if it can't be (numbers keep their value, not their digits, only here).
-fn pretty(text: &str) -> String {
-    let value = json::parse(text);
-    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| text.to_owned())
 }

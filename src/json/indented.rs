@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 const LEVELS_MAX: usize = 16;
 
 /// JSON with a line for each value, every value as it is written; another text as it is.
-pub(super) fn indented(text: &str) -> String {
+pub fn indented(text: &str) -> String {
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         return text.to_owned();
     }
