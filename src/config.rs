@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::outlet::{feed, graphql, webhook};
-use crate::runtime::{hex, sha256};
+use crate::runtime::{hex, nearest, sha256};
 use crate::{catalogue, journal, source, telemetry, web};
 
 /// Prefix of the environment's overrides: `POSTERN_SERVER__LISTEN` is `server.listen`.
@@ -255,28 +255,10 @@ fn explain(cause: &toml::de::Error, text: &str) -> String {
     let mut quoted = cause.message().split('`').skip(1).step_by(2);
     match (cause.message().starts_with("unknown field"), quoted.next()) {
         (true, Some(unknown)) => {
-            let known = quoted.min_by_key(|known| distance(unknown, known));
-            let hint = known.map_or(String::new(), |known| format!("; did you mean `{known}`?"));
-            format!("{place}`{unknown}` is not a known key{hint} ({message})")
+            format!("{place}`{unknown}` is not a known key{} ({message})", nearest(unknown, quoted))
         }
         _ => format!("{place}{message}"),
     }
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -225,6 +225,27 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     number.parse::<u64>().ok()?.checked_mul(unit_ms).map(Duration::from_millis)
 }
 
+/// `; did you mean …?`, if one of the known names is near.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|known| (distance(name, known), known)).min();
+    let near = near.filter(|(distance, _)| *distance <= 2.max(name.len() / 3));
+    near.map_or_else(String::new, |(_, known)| format!("; did you mean `{known}`?"))
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let changed = diagonal + usize::from(!x.eq_ignore_ascii_case(&y));
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.pop().unwrap_or_default()
+}
+
 /// So many random bytes from the operating system's generator.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -252,4 +273,17 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_offered_if_it_is_near() {
+        let columns = ["version", "event_id", "Payload"];
+        assert_eq!(nearest("versoin", columns.into_iter()), "; did you mean `version`?");
+        assert_eq!(nearest("payload", columns.into_iter()), "; did you mean `Payload`?");
+        assert_eq!(nearest("customer", columns.into_iter()), "");
+    }
 }
