@@ -10,18 +10,20 @@ pub(super) type Texts = [String; SQLITE_ROWS.len()];
 
 /// Inserts of so many rows. SQLite looks each `$n` up in a list, which grows with the square of the binds: hence `?`.
 pub(super) fn inserts(table: &str, columns: &str) -> Texts {
-    let row = format!("({})", vec!["?"; columns.split(',').count()].join(", "));
-    SQLITE_ROWS.map(|rows| format!("insert into {table} ({columns}) values {}", vec![row.as_str(); rows].join(", ")))
+    values(columns).map(|values| format!("insert into {table} ({columns}) {values}"))
 }
 
 /// The same for rows that begin with the same values, which are bound once and first.
 pub(super) fn inserts_with(table: &str, same: &str, columns: &str) -> Texts {
-    let row = format!("({})", vec!["?"; columns.split(',').count()].join(", "));
     let binds = same.split(',').map(|name| format!("? as {name}")).collect::<Vec<_>>().join(", ");
-    SQLITE_ROWS.map(|rows| {
-        let rows = vec![row.as_str(); rows].join(", ");
-        format!("insert into {table} ({same}, {columns}) select * from (select {binds}), (values {rows}) where true")
+    values(columns).map(|values| {
+        format!("insert into {table} ({same}, {columns}) select * from (select {binds}), ({values}) where true")
     })
+}
+
+fn values(columns: &str) -> Texts {
+    let row = format!("({})", vec!["?"; columns.split(',').count()].join(", "));
+    SQLITE_ROWS.map(|rows| format!("values {}", vec![row.as_str(); rows].join(", ")))
 }
 
 /// `$from, …` for so many binds, the form that both engines read.
