@@ -255,7 +255,9 @@ fn explain(cause: &toml::de::Error, text: &str) -> String {
     let mut quoted = cause.message().split('`').skip(1).step_by(2);
     match (cause.message().starts_with("unknown field"), quoted.next()) {
         (true, Some(unknown)) => {
-            format!("{place}`{unknown}` is not a known key{} ({message})", nearest(unknown, quoted))
+            let known = nearest(unknown, quoted);
+            let hint = known.map_or(String::new(), |(_, known)| format!("; did you mean `{known}`?"));
+            format!("{place}`{unknown}` is not a known key{hint} ({message})")
         }
         _ => format!("{place}{message}"),
     }
@@ -276,6 +278,8 @@ mod tests {
         let error = parse("[server]\nlistn = \"127.0.0.1:1\"\n", &[]).expect_err("a typo");
         assert!(error.contains("`listn` is not a known key; did you mean `listen`?"), "{error}");
         assert!(error.contains("line 2"), "{error}");
+        let far = parse("[server]\nquite_another = 1\n", &[]).expect_err("unknown");
+        assert!(far.contains("did you mean `"), "{far}");
         let secret = parse("[journal]\nulr = \"${URL}\"\n", &[("URL", "postgres://u:secret@h/d")]).expect_err("a typo");
         assert!(secret.contains("`url`") && !secret.contains("secret"), "{secret}");
     }

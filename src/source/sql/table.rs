@@ -94,17 +94,31 @@ pub(super) fn find(config: &Config, columns: &[(String, String)], column: &str) 
     match near.or_else(alike) {
         Some((found, r#type)) => Ok((found.clone(), r#type.to_ascii_lowercase())),
         None => {
-            let hint = nearest(column, columns.iter().map(|(name, _)| name.as_str()));
+            let hint = hint(column, columns.iter().map(|(name, _)| name.as_str()));
             let (name, table) = (config.name.clone(), config.table().to_owned());
             Err(Error::NoColumn { name, table, column: column.to_owned(), hint })
         }
     }
 }
 
+/// `; did you mean …?`, if one of the known names is near.
+fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = nearest(name, known).filter(|(distance, _)| *distance <= 2.max(name.len() / 3));
+    near.map_or_else(String::new, |(_, known)| format!("; did you mean `{known}`?"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{MySql, Postgres};
     use super::*;
+
+    #[test]
+    fn the_nearest_name_is_offered_if_it_is_near() {
+        let columns = ["version", "event_id", "Payload"];
+        assert_eq!(hint("versoin", columns.into_iter()), "; did you mean `version`?");
+        assert_eq!(hint("payload", columns.into_iter()), "; did you mean `Payload`?");
+        assert_eq!(hint("customer", columns.into_iter()), "");
+    }
 
     #[test]
     fn identifiers_are_quoted() {
